@@ -1,0 +1,116 @@
+package plan
+
+import "github.com/varanhq/varan/schema"
+
+// An Action is what a step does.
+type Action string
+
+const (
+	Create         Action = "create"   // nothing of it exists
+	Update         Action = "update"   // some services are created, recreated, restarted or removed
+	Recreate       Action = "recreate" // every container is replaced
+	Restart        Action = "restart"  // container ids stay; also starts what was stopped
+	Run            Action = "run"      // builds and procedures
+	Adopt          Action = "adopt"    // runs as declared without our labels: taken over, untouched
+	Remove         Action = "remove"
+	ReleaseObjects Action = "release" // let go, leave running
+	None           Action = "none"
+	Unknown        Action = "unknown" // server unreachable, not this machine, files not read
+	Blocked        Action = "blocked" // a [[NAME]] without a value, or a thing this version does not carry out
+	Held           Action = "held"
+)
+
+// Changes reports whether the action does something to a host.
+func (a Action) Changes() bool {
+	switch a {
+	case Create, Update, Recreate, Restart, Run, Remove, ReleaseObjects:
+		return true
+	}
+	return false
+}
+
+// A Plan is an ordered list of steps. Equal inputs give equal bytes.
+type Plan struct {
+	Version     int                 `json:"version"`
+	Commit      string              `json:"commit"`
+	Digest      string              `json:"digest"` // of the redacted plan
+	Summary     Summary             `json:"summary"`
+	Steps       []Step              `json:"steps"`
+	Diagnostics []schema.Diagnostic `json:"diagnostics"`
+	// Asks lists what must be approved before this plan may be applied by itself.
+	Asks []string `json:"asks,omitempty"`
+}
+
+// Summary counts steps by action; every action is present.
+type Summary map[Action]int
+
+// A Step is one resource's part of a plan.
+type Step struct {
+	Resource schema.ID     `json:"resource"`
+	Action   Action        `json:"action"`
+	Server   string        `json:"server,omitempty"`
+	Wave     int           `json:"wave"`
+	After    []schema.ID   `json:"after"`
+	Causes   []Cause       `json:"causes"`
+	Services []ServiceStep `json:"services"`
+	Changes  []Change      `json:"changes"`
+	Source   Source        `json:"source"`
+
+	// Digest covers all units: what a failed gate holds. Not part of the JSON.
+	Digest Digest `json:"-"`
+	// Declared is what the step brings about; nil for removals.
+	Declared *Declared `json:"-"`
+	// Gate: dependents wait for this resource to be healthy although its own step changes nothing.
+	Gate bool `json:"-"`
+}
+
+// Source is where a step's resource is declared.
+type Source struct {
+	File string `json:"file"`
+	Line int    `json:"line"`
+}
+
+// A CauseKind is a fixed word; Detail says the rest for people.
+type CauseKind string
+
+const (
+	NotRunning      CauseKind = "not_running"
+	SpecChanged     CauseKind = "spec_changed"
+	FileChanged     CauseKind = "file_changed"
+	HostFileChanged CauseKind = "host_file_changed"
+	SecretChanged   CauseKind = "secret_changed"
+	ImageChanged    CauseKind = "image_changed"
+	Drifted         CauseKind = "drifted"
+	CameAfter       CauseKind = "came_after"
+	Orphaned        CauseKind = "orphaned"
+	Released        CauseKind = "released"
+	NotAdoptable    CauseKind = "differs" // runs, without our labels, and differs
+	Unreachable     CauseKind = "unreachable"
+	NotRead         CauseKind = "not_read"
+	NoValue         CauseKind = "no_value"
+	NotCarriedOut   CauseKind = "not_carried_out"
+	OnHold          CauseKind = "on_hold"
+	EnsureChanged   CauseKind = "ensure"
+	Elsewhere       CauseKind = "not_this_machine"
+	NotAsked        CauseKind = "not_asked" // deploy = false, or follow and not running
+)
+
+// A Cause says why a step is what it is.
+type Cause struct {
+	Kind   CauseKind `json:"kind"`
+	Detail string    `json:"detail,omitempty"`
+}
+
+// A ServiceStep is what happens to one container of a step.
+type ServiceStep struct {
+	Name   string `json:"name"`
+	Action Action `json:"action"` // create, recreate, restart, remove, none
+}
+
+// A Change is one field's old and new value. Old nil: not known, or new here. A secret's value never appears.
+type Change struct {
+	Path   string `json:"path"`
+	Old    any    `json:"old"`
+	New    any    `json:"new"`
+	Secret bool   `json:"secret"`
+}

@@ -1,0 +1,115 @@
+package plan
+
+import (
+	"time"
+
+	"github.com/varanhq/varan/schema"
+)
+
+// State is what the servers report. An unreachable server is a fact in it.
+type State struct {
+	Servers map[string]*ServerState
+}
+
+// ServerState is one host as its agent sees it.
+type ServerState struct {
+	Name        string               `json:"name"`
+	Unreachable string               `json:"unreachable,omitempty"` // why; "" = reachable
+	Containers  []Container          `json:"containers"`            // every container of the engine, sorted by name
+	Ledger      map[schema.ID]*Entry `json:"ledger"`
+	Holds       []Hold               `json:"holds,omitempty"`
+	// Volumes maps the named volumes that exist to the digest they were created with ("" = not by varan).
+	Volumes map[string]Digest `json:"volumes,omitempty"`
+	// Facts answers the questions asked with the observation, per resource.
+	Facts map[schema.ID]*Facts `json:"facts,omitempty"`
+	Self  string               `json:"self,omitempty"` // the container the agent runs in: never stopped
+}
+
+// Facts are what only a look at the live objects or host files can tell about one resource.
+type Facts struct {
+	HostFilesChanged []string `json:"host_files_changed,omitempty"`
+	SecretsChanged   []string `json:"secrets_changed,omitempty"` // names whose value differs from the live object's
+	// FilesDrifted are laid repository files somebody changed or removed on the host.
+	FilesDrifted []string `json:"files_drifted,omitempty"`
+	// Compare holds, per service, how an object without our labels differs from the declaration.
+	Compare map[string]Comparison `json:"compare,omitempty"`
+	// MissingBinds are bind sources that are absent on the host.
+	MissingBinds []string `json:"missing_binds,omitempty"`
+	// Refused are agent.toml's refusals, in words that name the key.
+	Refused   []string `json:"refused,omitempty"`
+	Directory string   `json:"directory,omitempty"` // the working directory in use on the host
+	Problem   string   `json:"problem,omitempty"`   // why the facts could not be told
+}
+
+// A Comparison says whether a running container equals its declaration.
+type Comparison struct {
+	Equal   bool     `json:"equal"`
+	Changes []Change `json:"changes,omitempty"`
+}
+
+// A Container is one container as one list call shows it.
+type Container struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Image   string `json:"image"`
+	ImageID string `json:"image_id"`
+	Status  string `json:"status"`           // created, running, paused, restarting, removing, exited, dead
+	Health  string `json:"health,omitempty"` // healthy, unhealthy, starting; "" = no check
+	Exit    int    `json:"exit,omitempty"`
+	// Completed: it ended with exit 0 by itself and its restart policy leaves it so.
+	Completed bool `json:"completed,omitempty"`
+	// Rebuilt: set for varan's own half-done containers (temporary or kept for rollback).
+	Leftover string `json:"leftover,omitempty"`
+
+	Resource schema.ID `json:"resource,omitempty"` // varan.resource
+	Fleet    string    `json:"fleet,omitempty"`    // varan.fleet
+	Sync     string    `json:"sync,omitempty"`
+	Digest   Digest    `json:"digest,omitempty"`
+	Commit   string    `json:"commit,omitempty"`
+	After    []string  `json:"after,omitempty"` // varan.after
+
+	Project string `json:"project,omitempty"` // compose labels
+	Service string `json:"service,omitempty"` // compose service, or the deployment's name
+	WorkDir string `json:"work_dir,omitempty"`
+	OneOff  bool   `json:"one_off,omitempty"`
+	Ports   []Port `json:"ports,omitempty"`
+}
+
+// An Entry is the agent's ledger of one resource: what was applied here last.
+type Entry struct {
+	Resource  schema.ID             `json:"resource"`
+	Fleet     string                `json:"fleet"`
+	Sync      string                `json:"sync"`
+	Commit    string                `json:"commit"`
+	Op        string                `json:"op"`
+	Outcome   string                `json:"outcome"` // done, failed, rolled_back
+	At        time.Time             `json:"at"`      // for people; no decision reads it
+	Project   string                `json:"project,omitempty"`
+	Directory string                `json:"directory,omitempty"` // absolute, on the host
+	Adopted   bool                  `json:"adopted,omitempty"`
+	After     []string              `json:"after,omitempty"`
+	Units     []Unit                `json:"units"`
+	Volumes   map[string]Definition `json:"volumes,omitempty"`
+	Binds     []Bind                `json:"binds,omitempty"`
+	Hooks     Digest                `json:"hooks,omitempty"`
+}
+
+// HoldKind says who holds.
+type HoldKind string
+
+const (
+	HoldUser      HoldKind = "user"      // varan hold
+	HoldFailed    HoldKind = "failed"    // this digest failed its gate here
+	HoldContested HoldKind = "contested" // put right three times within an hour
+	HoldPaused    HoldKind = "paused"    // varan pause: the whole fleet
+)
+
+// A Hold keeps varan's hands off a resource, or a whole server.
+type Hold struct {
+	Resource schema.ID `json:"resource,omitempty"` // "" = the whole server
+	Kind     HoldKind  `json:"kind"`
+	Digest   Digest    `json:"digest,omitempty"` // HoldFailed: ends when the declared digest differs
+	Reason   string    `json:"reason"`
+	Since    time.Time `json:"since"`
+	Until    time.Time `json:"until,omitzero"` // zero: until lifted
+}
