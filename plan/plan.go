@@ -10,6 +10,7 @@ const (
 	Update         Action = "update"   // some services are created, recreated, restarted or removed
 	Recreate       Action = "recreate" // every container is replaced
 	Restart        Action = "restart"  // container ids stay; also starts what was stopped
+	Stop           Action = "stop"     // runs, but ensure = "stopped"
 	Run            Action = "run"      // builds and procedures
 	Adopt          Action = "adopt"    // runs as declared without our labels: taken over, untouched
 	Remove         Action = "remove"
@@ -23,7 +24,7 @@ const (
 // Changes reports whether the action does something to a host.
 func (a Action) Changes() bool {
 	switch a {
-	case Create, Update, Recreate, Restart, Run, Remove, ReleaseObjects:
+	case Create, Update, Recreate, Restart, Stop, Run, Remove, ReleaseObjects:
 		return true
 	}
 	return false
@@ -93,6 +94,13 @@ const (
 	EnsureChanged   CauseKind = "ensure"
 	Elsewhere       CauseKind = "not_this_machine"
 	NotAsked        CauseKind = "not_asked" // deploy = false, or follow and not running
+	Unhealthy       CauseKind = "unhealthy" // runs as declared and is not well: shown, nothing is done
+	Conflict        CauseKind = "conflict"  // somebody else holds a name, a port or a volume it needs
+	Invalid         CauseKind = "invalid"   // its files or their consequences are refused; see the diagnostics
+	WaitsFor        CauseKind = "waits_for" // what it comes after cannot be changed now
+	ServerDisabled  CauseKind = "server_disabled"
+	Renamed         CauseKind = "renamed" // was: takes over the objects of its former name
+	OwnContainer    CauseKind = "self"    // varan runs in it
 )
 
 // A Cause says why a step is what it is.
