@@ -1,0 +1,86 @@
+package sync
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/schema"
+)
+
+// Options is what New needs. The zero value of a field means its default.
+type Options struct {
+	Settings Settings
+
+	DataDir string // mirrors and what each sync applied last lie below it; "" = memory only
+	Local   string // --as: the server this process acts as; "" = the [[server]] with address "local", else "local"
+
+	Servers  apply.Fleet
+	Journal  apply.Journal // nil = runs are kept in memory only
+	Reporter Reporter      // nil = the log alone
+	Log      *slog.Logger  // nil = discarded
+
+	// Events delivers the names of servers on which something changed; nil = only periods look.
+	Events <-chan string
+	// Parallel bounds the ops in flight: in total and on one server. 0 = apply's default.
+	Parallel, PerServer int
+	// Clock knobs that tests shorten.
+	Timing Timing
+}
+
+// Timing holds periods. Zero fields take the defaults named.
+type Timing struct {
+	Drift     time.Duration // look for drift at least this often: 5 m
+	Debounce  time.Duration // gather events this long before acting: 500 ms
+	Rewritten time.Duration // a rewritten head must stand this long: 30 s
+	RetryMin  time.Duration // backoff after a failure that stopped nothing: 1 m
+	RetryMax  time.Duration // 1 h
+}
+
+// Settings is the part of varan.toml that sync obeys; Daemon.Reload replaces it as a whole.
+type Settings struct {
+	Fleet  string // name; default "main"
+	Compat schema.Compat
+	Config Root
+
+	GitAccounts []GitAccount
+	Registries  []RegistryAccount
+	Secrets     map[string]protocol.Secret // [secrets]
+
+	AllowInternal bool   // the daemon's own connections may go to loopback and private services
+	AllowHTTP     bool   // http remotes
+	KnownHosts    string // path of the known_hosts file; "" = ssh remotes are an error that says so
+}
+
+// Root is [config]: the root ResourceSync.
+type Root struct {
+	URL    string // https://, ssh://, user@host:path, http://, file://, or a path
+	Branch string // default "main"; for a local repository, the branch that is checked out
+	Path   []string
+	Poll   time.Duration // 1 m
+	Apply  string        // "auto" (default) or "manual"
+	Delete bool
+	Drift  string // "correct" (default) or "report" (default under compat)
+
+	MaxRemovals int
+	MaxFailures int
+	OnSurprise  string // "ask" (default) or "apply"
+}
+
+// A GitAccount is one credential, bound to where it may go.
+type GitAccount struct {
+	Scheme   string // "https", "http" or "ssh"; "" = https
+	Host     string // host or host:port
+	Path     string // prefix of the repository's path; "" = all
+	Username string
+	Token    protocol.Secret
+	SSHKey   protocol.Secret // PEM of a private key
+}
+
+// A RegistryAccount is one login of [[docker_registry]].
+type RegistryAccount struct {
+	Domain   string
+	Username string
+	Token    protocol.Secret
+}
