@@ -17,6 +17,7 @@ type Address struct {
 	Host   string // lower case, without port
 	Port   string // "" = the scheme's
 	Path   string // remotes: begins with "/"; file: an absolute path
+	Home   bool   // ssh: Path is relative to the user's home (user@host:path)
 }
 
 // scp is the short form of an ssh address: user@host:path.
@@ -29,7 +30,8 @@ var ErrAddress = errors.New("address not taken")
 // Credentials inside an address are refused: they are bound in varan.toml.
 func ParseAddress(s string) (Address, error) {
 	if m := scp.FindStringSubmatch(s); m != nil {
-		return Address{Scheme: "ssh", User: m[1], Host: strings.ToLower(strings.Trim(m[2], "[]")), Path: "/" + strings.TrimPrefix(m[3], "/")}, nil
+		return Address{Scheme: "ssh", User: m[1], Host: strings.ToLower(strings.Trim(m[2], "[]")),
+			Path: "/" + strings.TrimPrefix(m[3], "/"), Home: m[3][0] != '/'}, nil
 	}
 	if strings.Contains(s, "::") && !strings.Contains(s, "/::") && !strings.Contains(s, "://") {
 		return Address{}, fmt.Errorf("%w: remote helpers (%s) are not supported", ErrAddress, s[:strings.Index(s, "::")+2])

@@ -64,11 +64,18 @@ func (t *sshRemote) open(ctx context.Context) (conversation, error) {
 		return nil, context.Cause(ctx)
 	}
 	talk := &sshTalk{client: ssh.NewClient(c, channels, requests), stop: stop}
-	if err := talk.start(t.addr.Path); err != nil {
+	if err := talk.start(t.remotePath()); err != nil {
 		talk.close()
 		return nil, err
 	}
 	return talk, nil
+}
+
+func (t *sshRemote) remotePath() string {
+	if t.addr.Home {
+		return strings.TrimPrefix(t.addr.Path, "/")
+	}
+	return t.addr.Path
 }
 
 // keyError says whether a passphrase is the problem, and nothing of the key.
