@@ -57,6 +57,9 @@ type world struct {
 	root   string
 	config string // varan.toml
 	docker *client.Client
+
+	mu   *sync.Mutex // guards seen
+	seen []events.Message
 }
 
 func newWorld(t *testing.T) *world {
@@ -79,7 +82,7 @@ func newWorld(t *testing.T) *world {
 	rand.Read(b)
 	dir := t.TempDir()
 	w := &world{
-		t: t, bin: bin, docker: docker,
+		t: t, bin: bin, docker: docker, mu: new(sync.Mutex),
 		id:     "e2e" + hex.EncodeToString(b),
 		dir:    dir,
 		repo:   filepath.Join(dir, "repo"),
@@ -93,6 +96,7 @@ func newWorld(t *testing.T) *world {
 	w.configure("")
 	w.images()
 	t.Cleanup(w.clean)
+	w.record()
 	return w
 }
 
@@ -340,32 +344,68 @@ func (w *world) startedAt(id string) string {
 	return c.State.StartedAt
 }
 
-// events counts engine events of this world since a time, as "action name".
+// record streams the engine's container events of this world; the engine itself keeps only the last 256.
+func (w *world) record() {
+	ctx, cancel := context.WithCancel(context.Background())
+	msgs, errs := w.docker.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("type", "container"), filters.Arg("label", "varan.fleet="+w.id))})
+	done := make(chan struct{})
+	w.t.Cleanup(func() { cancel(); <-done })
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case m := <-msgs:
+				w.mu.Lock()
+				w.seen = append(w.seen, m)
+				w.mu.Unlock()
+			case <-errs:
+				return
+			}
+		}
+	}()
+}
+
+// recorded are the events since a time. A container made and removed for it marks the end, so that nothing
+// on its way is missed.
+func (w *world) recorded(since time.Time) []events.Message {
+	w.t.Helper()
+	ctx := context.Background()
+	c, err := w.docker.ContainerCreate(ctx, &container.Config{Image: "varan-e2e:1", Labels: map[string]string{"varan.fleet": w.id}}, nil, nil, nil, "")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.docker.ContainerRemove(ctx, c.ID, container.RemoveOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+	var found []events.Message
+	w.eventually("the event stream catches up", 10*time.Second, func() (bool, string) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		found = found[:0]
+		for _, m := range w.seen {
+			if m.Actor.ID == c.ID {
+				return true, ""
+			}
+			if m.TimeNano >= since.UnixNano() {
+				found = append(found, m)
+			}
+		}
+		return false, "no event of the marker"
+	})
+	return found
+}
+
+// events counts this world's engine events since a time, as "action name".
 func (w *world) events(since time.Time, actions ...string) map[string]int {
 	w.t.Helper()
-	args := filters.NewArgs(filters.Arg("type", "container"))
-	for _, a := range actions {
-		args.Add("event", a)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	until := time.Now()
-	msgs, errs := w.docker.Events(ctx, events.ListOptions{
-		Since: fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()), Until: fmt.Sprintf("%d.%09d", until.Unix(), until.Nanosecond()), Filters: args})
 	counts := map[string]int{}
-	for {
-		select {
-		case m := <-msgs:
-			if strings.Contains(m.Actor.Attributes["name"], w.id) || m.Actor.Attributes["varan.fleet"] == w.id {
-				counts[string(m.Action)+" "+m.Actor.Attributes["name"]]++
-			}
-		case err := <-errs:
-			if err != nil && err != io.EOF {
-				w.t.Fatalf("events: %v", err)
-			}
-			return counts
+	for _, m := range w.recorded(since) {
+		if slices.Contains(actions, string(m.Action)) {
+			counts[string(m.Action)+" "+m.Actor.Attributes["name"]]++
 		}
 	}
+	return counts
 }
 
 // eventually waits until ok is true, looking often; the last thing it said is in the failure.
