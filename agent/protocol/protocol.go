@@ -30,6 +30,9 @@ const (
 	Release Verb = "release" // forget it and leave it running
 	Stop    Verb = "stop"    // ensure = "stopped"
 	SetHold Verb = "hold"    // set or lift a hold
+	// Await changes nothing: done once the resource's containers are healthy (the gate), for what comes after a
+	// resource whose own step is none. Payload (without files) has the timeouts; Digest is not compared.
+	Await Verb = "await"
 )
 
 // An Op asks an agent for one change of one resource.
