@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,6 +58,7 @@ type world struct {
 	root   string
 	config string // varan.toml
 	docker *client.Client
+	http   *http.Client // over the daemon's socket; made when first used
 
 	mu   *sync.Mutex // guards seen
 	seen []events.Message
