@@ -119,7 +119,7 @@ func countErrors(ds []schema.Diagnostic) int {
 
 // order is how a summary is told: what changes first.
 var order = [...]plan.Action{
-	plan.Create, plan.Update, plan.Recreate, plan.Restart, plan.Run, plan.Remove, plan.ReleaseObjects,
+	plan.Create, plan.Update, plan.Recreate, plan.Restart, plan.Stop, plan.Run, plan.Remove, plan.ReleaseObjects,
 	plan.Adopt, plan.Held, plan.Blocked, plan.Unknown, plan.None,
 }
 
@@ -263,6 +263,8 @@ func glyph(a plan.Action) string {
 		return "±"
 	case plan.Restart:
 		return "↻"
+	case plan.Stop:
+		return "■"
 	case plan.Run:
 		return "▸"
 	case plan.Adopt:
@@ -287,7 +289,7 @@ func (k ink) style(a plan.Action) lipgloss.Style {
 		return k.green
 	case plan.Update, plan.Recreate:
 		return k.yellow
-	case plan.Restart, plan.Run:
+	case plan.Restart, plan.Stop, plan.Run:
 		return k.cyan
 	case plan.Remove, plan.Blocked:
 		return k.red
@@ -437,6 +439,20 @@ func causeWords(k plan.CauseKind) string {
 		return "not this machine"
 	case plan.NotAsked:
 		return "not asked for"
+	case plan.Unhealthy:
+		return "unhealthy"
+	case plan.Conflict:
+		return "taken"
+	case plan.Invalid:
+		return "refused"
+	case plan.WaitsFor:
+		return "waits for"
+	case plan.ServerDisabled:
+		return "server disabled"
+	case plan.Renamed:
+		return "renamed"
+	case plan.OwnContainer:
+		return "varan runs in it"
 	}
 	return string(k)
 }
@@ -463,7 +479,7 @@ func causeText(c plan.Cause) string {
 		return w
 	case c.Kind == plan.CameAfter && strings.HasPrefix(d, "after "), strings.HasPrefix(d, w):
 		return d
-	case c.Kind == plan.CameAfter, c.Kind == plan.NoValue, c.Kind == plan.EnsureChanged:
+	case c.Kind == plan.CameAfter, c.Kind == plan.NoValue, c.Kind == plan.EnsureChanged, c.Kind == plan.WaitsFor:
 		return w + " " + d
 	}
 	return w + ": " + d
