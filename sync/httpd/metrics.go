@@ -1,0 +1,124 @@
+package httpd
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/plan"
+)
+
+// metrics counts what runs do, and asks the daemon for the rest when it is scraped.
+type metrics struct {
+	opts    Options
+	handler http.Handler
+	runs    *prometheus.CounterVec
+	steps   *prometheus.CounterVec
+	success prometheus.Gauge
+}
+
+func newMetrics(opts Options) *metrics {
+	m := &metrics{opts: opts,
+		runs:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "varan_runs_total", Help: "Runs that ended, by status."}, []string{"status"}),
+		steps:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "varan_steps_total", Help: "Steps that ended, by action and status."}, []string{"action", "status"}),
+		success: prometheus.NewGauge(prometheus.GaugeOpts{Name: "varan_last_success_timestamp_seconds", Help: "When a run last ended with every step done; 0 = not since start."}),
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "varan_build_info", Help: "1, with the version as label.",
+		ConstLabels: prometheus.Labels{"version": opts.Version, "go": runtime.Version()}})
+	info.Set(1)
+	r := prometheus.NewRegistry()
+	r.MustRegister(m.runs, m.steps, m.success, info, statusCollector{opts}, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.handler = promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+	return m
+}
+
+// follow counts what the daemon's runs report.
+func (m *metrics) follow(ctx context.Context) error {
+	err := m.opts.Daemon.Events(ctx, func(e apply.Event) {
+		switch e.Kind {
+		case apply.StepDone:
+			if e.Step != nil && (e.Action.Changes() || e.Step.Status != apply.StatusDone) {
+				m.steps.WithLabelValues(string(e.Action), string(e.Step.Status)).Inc()
+			}
+		case apply.RunFinished:
+			m.runs.WithLabelValues(e.Detail).Inc()
+			if e.Detail == string(apply.StatusDone) {
+				m.success.SetToCurrentTime()
+			}
+		}
+	})
+	if err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+		m.opts.Log.Warn("runs are not counted", "err", err)
+	}
+	return nil
+}
+
+// statusCollector reads the daemon's status at each scrape.
+type statusCollector struct{ opts Options }
+
+var (
+	descReady    = prometheus.NewDesc("varan_ready", "1 when every sync was read and planned.", nil, nil)
+	descPaused   = prometheus.NewDesc("varan_paused", "1 while paused.", nil, nil)
+	descHolds    = prometheus.NewDesc("varan_holds", "Holds in force, by kind.", []string{"kind"}, nil)
+	descDrift    = prometheus.NewDesc("varan_drifted_resources", "Resources whose last plan differs from what runs.", nil, nil)
+	descState    = prometheus.NewDesc("varan_resources", "Resources, by state.", []string{"state"}, nil)
+	descServers  = prometheus.NewDesc("varan_server_reachable", "1 when the server answers.", []string{"server"}, nil)
+	descProblems = prometheus.NewDesc("varan_secret_errors", "Secrets and settings that cannot be read now.", nil, nil)
+	descRunning  = prometheus.NewDesc("varan_runs_running", "Runs under way.", nil, nil)
+)
+
+func (c statusCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descReady, descPaused, descHolds, descDrift, descState, descServers, descProblems, descRunning} {
+		ch <- d
+	}
+}
+
+func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.opts.Daemon.Status()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(descReady, truth(s.Ready))
+	gauge(descPaused, truth(s.Paused != nil))
+	gauge(descRunning, float64(len(s.Running)))
+	kinds := map[plan.HoldKind]int{plan.HoldUser: 0, plan.HoldFailed: 0, plan.HoldContested: 0}
+	for _, h := range s.Holds {
+		kinds[h.Kind]++
+	}
+	for k, n := range kinds {
+		gauge(descHolds, float64(n), string(k))
+	}
+	drift, states := 0, map[string]int{}
+	for _, r := range s.Resources {
+		if r.Action.Changes() {
+			drift++
+		}
+		states[r.State]++
+	}
+	gauge(descDrift, float64(drift))
+	for state, n := range states {
+		gauge(descState, float64(n), state)
+	}
+	for _, srv := range s.Servers {
+		gauge(descServers, truth(srv.Unreachable == ""), srv.Name)
+	}
+	problems := 0
+	if c.opts.Problems != nil {
+		problems = len(c.opts.Problems())
+	}
+	gauge(descProblems, float64(problems))
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
