@@ -66,16 +66,17 @@ type Service struct {
 	MustEnd bool `json:"must_end,omitempty"`
 	// Ignored services are started but are no part of the gate (ignore_services).
 	Ignored bool `json:"ignored,omitempty"`
-	// StopSignal and StopTimeout stop the containers that run now; zero: as they were created.
-	StopSignal  string `json:"stop_signal,omitempty"`
-	StopTimeout *int   `json:"stop_timeout,omitempty"` // seconds
+	// Zero: it is declared with no replica, so that creating nothing is right.
+	Zero bool `json:"zero,omitempty"`
 }
 
 // A Job is one change of one resource's containers.
 type Job struct {
 	Resource schema.ID
 	Fleet    string
-	Project  string // compose project; "" for a deployment
+	Project  string    // compose project; "" for a deployment
+	Names    []string  // the container names of a deployment
+	Was      schema.ID // the resource's former id: its containers are this one's now
 	// Labels are put on every container created, beside varan.resource, varan.fleet and varan.digest.
 	Labels   map[string]string
 	Services []Service // all of the resource, also those that do not change
