@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"path"
@@ -96,7 +93,7 @@ func hooks(cfg *schema.StackConfig) plan.Digest {
 	if cfg.PreDeploy.Command == "" && cfg.PostDeploy.Command == "" {
 		return ""
 	}
-	return digest(map[string]any{"pre_deploy": cfg.PreDeploy, "post_deploy": cfg.PostDeploy}, nil)
+	return digest(map[string]any{"pre_deploy": cfg.PreDeploy, "post_deploy": cfg.PostDeploy})
 }
 
 // missing lists the names without a value in the texts that are interpolated.
@@ -366,7 +363,7 @@ func (c *composer) unit(name string, tracked map[string][]plan.FileHash) plan.Un
 	}
 	sort.Strings(u.HostFiles)
 	u.HostFiles = slices.Compact(u.HostFiles)
-	u.Digest = digest(spec, u.Files)
+	u.Digest = plan.NewDigest(u.Spec, u.Files)
 	return u
 }
 
@@ -545,7 +542,7 @@ func (c *composer) privileges(name string, def types.ServiceConfig) {
 }
 
 func definition(spec map[string]any, at schema.Pos) plan.Definition {
-	return plan.Definition{Digest: digest(spec, nil), Spec: canonical(spec), Pos: at}
+	return plan.Definition{Digest: digest(spec), Spec: canonical(spec), Pos: at}
 }
 
 // asMap is v as its JSON's map.
@@ -563,26 +560,16 @@ func asMap(v any) map[string]any {
 	return out
 }
 
-// canonical is JSON with sorted keys and nothing escaped for HTML: the form digests are over.
+// canonical is v in the form digests are over.
 func canonical(v any) json.RawMessage {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if enc.Encode(v) != nil {
-		return json.RawMessage("{}")
+	data, err := plan.CanonicalJSON(v)
+	if err != nil {
+		return json.RawMessage("{}") // v came from JSON
 	}
-	return bytes.TrimRight(b.Bytes(), "\n")
+	return data
 }
 
-// digest is a plan.Digest over a spec and the files it uses.
-func digest(spec any, files []plan.FileHash) plan.Digest {
-	whole := map[string]any{"spec": spec}
-	if len(files) > 0 {
-		whole["files"] = files
-	}
-	sum := sha256.Sum256(canonical(whole))
-	return plan.Digest(fmt.Sprintf("1:%s", hex.EncodeToString(sum[:])[:32]))
-}
+func digest(spec any) plan.Digest { return plan.NewDigest(canonical(spec), nil) }
 
 func sortDiagnostics(diags []schema.Diagnostic) {
 	slices.SortStableFunc(diags, func(a, b schema.Diagnostic) int {
