@@ -100,7 +100,8 @@ const (
 	WaitsFor        CauseKind = "waits_for" // what it comes after cannot be changed now
 	ServerDisabled  CauseKind = "server_disabled"
 	Renamed         CauseKind = "renamed" // was: takes over the objects of its former name
-	OwnContainer    CauseKind = "self"    // varan runs in it
+	Adopted         CauseKind = "adopted"
+	OwnContainer    CauseKind = "self" // varan runs in it
 )
 
 // A Cause says why a step is what it is.
