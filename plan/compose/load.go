@@ -19,6 +19,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/paths"
+	"github.com/compose-spec/compose-go/v2/template"
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/varanhq/varan/schema"
@@ -53,6 +54,7 @@ type model struct {
 	used     map[string]bool // files of the tree that were read for it
 	needHost []string        // host files that were not read although variables come from them
 	index    map[string]schema.Pos
+	unset    map[string]bool // variables that were asked for and have no value
 	diags    []schema.Diagnostic
 }
 
@@ -82,7 +84,7 @@ func (m *model) failed() bool {
 func newModel(in Input, w world) *model {
 	cfg := in.Resource.Stack()
 	m := &model{cfg: cfg, res: in.Resource, tree: in.Tree, onHost: in.OnHost, w: w,
-		name: ProjectName(in.Resource), base: ".", used: map[string]bool{}, services: map[string]*service{}, index: map[string]schema.Pos{}}
+		name: ProjectName(in.Resource), base: ".", used: map[string]bool{}, services: map[string]*service{}, index: map[string]schema.Pos{}, unset: map[string]bool{}}
 	m.inline = Inline(cfg)
 	if m.inline {
 		m.tree = NewMemory()
@@ -395,6 +397,15 @@ func (m *model) load(ctx context.Context) {
 		o.ResolvePaths = false
 		o.SkipInclude = !s.external
 		o.SkipResolveEnvironment = true
+		o.Interpolate.Substitute = func(text string, lookup template.Mapping) (string, error) {
+			return template.SubstituteWithOptions(text, func(name string) (string, bool) {
+				v, ok := lookup(name)
+				if !ok {
+					m.unset[name] = true
+				}
+				return v, ok
+			}, template.WithoutLogging)
+		}
 		o.ResourceLoaders = []loader.ResourceLoader{outside{root: root}}
 		if p := m.env["COMPOSE_PROFILES"]; p != "" {
 			o.Profiles = strings.Split(p, ",")
@@ -437,6 +448,9 @@ func (m *model) load(ctx context.Context) {
 		project.Environment[k] = reveal(v, m.w.value)
 	}
 	m.project = project
+	if len(project.Services) == 0 {
+		m.warn(schema.Pos{File: m.files[0]}, "", "the compose file has no services to run")
+	}
 	m.fillEnvironment()
 }
 
@@ -658,7 +672,14 @@ func (m *model) failCompose(root string, err error) {
 			text = fmt.Sprintf("%s (line %d of file_contents)", text, line)
 		}
 	}
-	m.fail(at, "", "%s", text)
+	hint := ""
+	if len(m.unset) > 0 {
+		hint = "variables without a value: " + strings.Join(slices.Sorted(maps.Keys(m.unset)), ", ")
+	}
+	if strings.HasPrefix(text, "invalid proto") {
+		text = "a port is malformed: " + text
+	}
+	m.fail(at, hint, "%s", strings.TrimSpace(text))
 }
 
 // An outside loader takes what compose would fetch from elsewhere or open by an absolute path, and refuses it.

@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"maps"
@@ -71,6 +72,8 @@ func (s *scan) file(name string, data []byte, dir string, env map[string]string)
 		s.place(top, at)
 		for i := 0; i+1 < len(top.Content) && top.Kind == yaml.MappingNode; i += 2 {
 			switch value := resolved(top.Content[i+1]); top.Content[i].Value {
+			case "version":
+				s.contents[name] = without(s.contents[name], top.Content[i])
 			case "include":
 				s.includes(name, value, dir, env, at)
 			case "services":
@@ -78,6 +81,20 @@ func (s *scan) file(name string, data []byte, dir string, env map[string]string)
 			}
 		}
 	}
+}
+
+// without turns the line of the obsolete version key into a comment: compose warns of it through a variable that
+// loads side by side must not share.
+func without(data []byte, key *yaml.Node) []byte {
+	if key.Column != 1 || key.Style != 0 {
+		return data
+	}
+	lines := bytes.SplitAfter(bytes.Clone(data), []byte("\n"))
+	if key.Line > len(lines) || !bytes.HasPrefix(lines[key.Line-1], []byte("version:")) {
+		return data
+	}
+	lines[key.Line-1][0] = '#'
+	return bytes.Join(lines, nil)
 }
 
 func resolved(n *yaml.Node) *yaml.Node {
@@ -128,7 +145,7 @@ func strs(n *yaml.Node, env map[string]string) (out []string) {
 	if n.Kind != yaml.ScalarNode {
 		return nil
 	}
-	v, err := template.Substitute(n.Value, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
+	v, err := template.SubstituteWithOptions(n.Value, func(k string) (string, bool) { v, ok := env[k]; return v, ok }, template.WithoutLogging)
 	if err != nil {
 		v = n.Value
 	}
