@@ -80,8 +80,8 @@ func (m *maker) imageChange(n *node, u *Unit, c *Container) []Change {
 	return []Change{{Path: n.path(u.Service, "image"), Old: c.Image, New: u.Image}}
 }
 
-// specChanges compares two specs field by field. A spec of the form {"service": …, "volumes": …} has the
-// container's own fields under "service" and the objects it uses beside it.
+// specChanges compares two specs field by field. "definitions" holds the networks, volumes, configs and secrets
+// a stack's service uses; the rest are the container's own fields.
 func (m *maker) specChanges(n *node, u, old *Unit) []Change {
 	oldTree, okOld := decodeTree(old.Spec)
 	newTree, okNew := decodeTree(u.Spec)
@@ -89,17 +89,10 @@ func (m *maker) specChanges(n *node, u, old *Unit) []Change {
 		return nil
 	}
 	var out []Change
-	prefix := strings.TrimSuffix(n.path(u.Service, ""), ".")
 	oldMap, _ := oldTree.(map[string]any)
 	newMap, _ := newTree.(map[string]any)
-	if own, nested := newMap["service"].(map[string]any); nested {
-		was, _ := oldMap["service"].(map[string]any)
-		diff(&out, prefix, was, own, 0)
-		rest, wasRest := without(newMap, "service"), without(oldMap, "service")
-		diff(&out, "", wasRest, rest, 0)
-	} else {
-		diff(&out, prefix, oldTree, newTree, 0)
-	}
+	diff(&out, strings.TrimSuffix(n.path(u.Service, ""), "."), without(oldMap, "definitions"), without(newMap, "definitions"), 0)
+	diff(&out, "", oldMap["definitions"], newMap["definitions"], 0)
 	for i := range out {
 		out[i].Secret = m.mentionsSecret(out[i].Old) || m.mentionsSecret(out[i].New)
 	}
@@ -231,9 +224,6 @@ func lookup(tree any, path string) any {
 	at, ok := tree.(map[string]any)
 	if !ok {
 		return nil
-	}
-	if own, nested := at["service"].(map[string]any); nested {
-		at = own
 	}
 	for {
 		if v, ok := at[path]; ok {
