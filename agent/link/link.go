@@ -1,14 +1,20 @@
 package link
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
 	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/agent/protocol/wire"
 )
 
 // A Handler does what messages ask for: the agent. Its methods may be called side by side.
@@ -32,7 +38,302 @@ type Options struct {
 	Log      *slog.Logger    // nil = discarded
 }
 
-// Serve answers the fleet's daemons over conn until ctx ends.
+// LoadKey reads the agent's private key from path, or makes one there (0600).
+func LoadKey(path string) (nkeys.KeyPair, error) {
+	key, _, err := wire.LoadKey(path)
+	return key, err
+}
+
+// Connect opens the connection Serve needs, under the agent's key. It goes on trying to come back when it is lost.
+func Connect(url string, key nkeys.KeyPair, options ...nats.Option) (*nats.Conn, error) {
+	public, err := key.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("connect to the fleet: %w", err)
+	}
+	options = append([]nats.Option{
+		nats.Name("varan agent"), nats.Nkey(public, key.Sign), nats.CustomInboxPrefix(wire.InboxPrefix(public)),
+		nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), nats.ReconnectJitter(500*time.Millisecond, 5*time.Second),
+		nats.IgnoreAuthErrorAbort(), // until its key is committed a new agent is refused, and keeps asking
+		nats.ReconnectBufSize(-1),   // what could not be sent is asked for again, never sent late
+	}, options...)
+	conn, err := nats.Connect(url, options...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the fleet: %w", err)
+	}
+	return conn, nil
+}
+
+const (
+	// answersAtOnce bounds the messages worked on side by side: ops of one host, its observations and their waits.
+	answersAtOnce = 128
+	maxHubs       = 16
+	// tellChanged gathers changes this long: many containers of a host change together.
+	tellChanged = 200 * time.Millisecond
+)
+
+// A link is one Serve.
+type link struct {
+	opts     Options
+	log      *slog.Logger
+	endpoint *wire.Endpoint
+	public   string
+	room     chan struct{}
+	work     sync.WaitGroup
+	ctx      context.Context // Serve's: messages arrive on NATS's goroutine, which has none of its own
+
+	mu      sync.Mutex // guards below
+	session string
+	terms   terms
+	hubs    map[string]*wire.Window // by the daemon's curve key, which is new each time a daemon starts
+	askers  map[protocol.OpID]string
+}
+
+// Serve answers the fleet's daemons over conn until ctx ends, and returns when nothing of it runs any more.
 func Serve(ctx context.Context, conn *nats.Conn, opts Options) error {
-	return errors.New("agent link: not built yet")
+	curve, err := nkeys.CreateCurveKeys()
+	if err != nil {
+		return fmt.Errorf("make curve key: %w", err)
+	}
+	if !nkeys.IsValidPublicUserKey(opts.FleetKey) {
+		return fmt.Errorf("the fleet's key %q is no public key (U…)", opts.FleetKey)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l := &link{
+		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), room: make(chan struct{}, answersAtOnce), ctx: ctx,
+		session: wire.NewID(), hubs: make(map[string]*wire.Window), askers: make(map[protocol.OpID]string),
+	}
+	if l.terms, err = openTerms(opts.TermFile); err != nil {
+		return err
+	}
+	if l.public, err = opts.Key.PublicKey(); err != nil {
+		return fmt.Errorf("read the agent's key: %w", err)
+	}
+	l.endpoint = &wire.Endpoint{Conn: conn, Key: opts.Key, Curve: curve, Accept: l.accept, Handle: l.handle}
+	sub, err := l.endpoint.Listen(wire.ToAgent(l.public))
+	if err != nil {
+		return err
+	}
+	l.forward(ctx, conn)
+	err = sub.Unsubscribe()
+	cancel()
+	l.work.Wait()
+	if errors.Is(err, nats.ErrConnectionClosed) {
+		err = nil
+	}
+	return err
+}
+
+// forward tells the daemons what they did not ask for, until ctx ends.
+func (l *link) forward(ctx context.Context, conn *nats.Conn) {
+	back := conn.StatusChanged(nats.CONNECTED)
+	defer conn.RemoveStatusListener(back)
+	l.tell(wire.Here, l.greeting(), "", "")
+	progress, changed := l.opts.Progress, l.opts.Changed
+	var settled <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-back:
+			if !ok { // the connection was closed for good
+				back = nil
+				continue
+			}
+			l.tell(wire.Here, l.greeting(), "", "")
+		case p, ok := <-progress:
+			if !ok {
+				progress = nil
+				continue
+			}
+			if to := l.asker(p.ID); to != "" {
+				l.tell(wire.Progress, p, to, p.ID)
+			}
+		case _, ok := <-changed:
+			if !ok {
+				changed = nil
+				continue
+			}
+			if settled == nil {
+				settled = time.After(tellChanged)
+			}
+		case <-settled:
+			settled = nil
+			l.tell(wire.Changed, struct{}{}, "", "")
+		}
+	}
+}
+
+// tell sends what may be lost.
+func (l *link) tell(kind wire.Kind, v any, to string, op protocol.OpID) {
+	body, err := protocol.Encode(v)
+	if err == nil {
+		err = l.endpoint.Tell(wire.FromAgent(l.public), wire.Manifest{Kind: kind, Agent: l.public, To: to, Op: string(op)}, body)
+	}
+	if err != nil {
+		l.log.Debug("message not sent", "kind", kind, "err", err)
+	}
+}
+
+func (l *link) greeting() wire.Greeting {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return wire.Greeting{Version: protocol.Version, Session: l.session, Term: l.terms.highest, Name: l.opts.Name}
+}
+
+// accept decides whether a message is an order of our fleet, new, and not of a leader that was replaced.
+func (l *link) accept(m *wire.Manifest) error {
+	if m.From != l.opts.FleetKey {
+		return wire.Refusal("not signed by the fleet's key")
+	}
+	if m.Agent != l.public {
+		return wire.Refusal("for another agent")
+	}
+	if m.Kind == wire.Hello {
+		return nil
+	}
+	if m.To != l.endpoint.CurveKey() {
+		return wire.Refusal(wire.RefusedSession)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if m.Session != l.session {
+		return wire.Refusal(wire.RefusedSession)
+	}
+	if m.Term < l.terms.highest {
+		return wire.Refusal(wire.RefusedTerm)
+	}
+	w := l.hubs[m.Curve]
+	if w == nil {
+		if len(l.hubs) >= maxHubs { // forget them all, and with them whatever they had signed
+			clear(l.hubs)
+			l.session = wire.NewID()
+			return wire.Refusal(wire.RefusedSession)
+		}
+		w = new(wire.Window)
+		l.hubs[m.Curve] = w
+	}
+	if !w.Take(m.Seq) {
+		return wire.Refusal("seen before")
+	}
+	if err := l.terms.raise(m.Term); err != nil {
+		l.log.Error("term cannot be kept, ops are refused", "err", err)
+		return wire.Refusal("the agent cannot write: " + err.Error())
+	}
+	return nil
+}
+
+// handle works on a message beside others, bounded.
+func (l *link) handle(m *wire.Message) {
+	select {
+	case l.room <- struct{}{}:
+	case <-l.ctx.Done():
+		return
+	}
+	l.work.Go(func() {
+		defer func() { <-l.room }()
+		answer, err := l.answer(l.ctx, m)
+		if err == nil {
+			err = l.reply(l.ctx, m, answer)
+		}
+		if err != nil && l.ctx.Err() == nil {
+			l.log.Warn("message not answered", "kind", m.Kind, "op", m.Op, "err", err)
+		}
+	})
+}
+
+func (l *link) answer(ctx context.Context, m *wire.Message) (any, error) {
+	body, err := l.endpoint.Open(m)
+	if err != nil {
+		return nil, err
+	}
+	switch m.Kind {
+	case wire.Hello:
+		return l.greeting(), nil
+	case wire.Observe:
+		var q protocol.Observe
+		if err := protocol.Decode(body, &q); err != nil {
+			return nil, fmt.Errorf("read observe: %w", err)
+		}
+		return l.opts.Handler.Observe(ctx, q), nil
+	case wire.Submit:
+		return l.submit(ctx, m, body)
+	case wire.Wait:
+		return l.wait(ctx, m, body)
+	}
+	return nil, fmt.Errorf("message of kind %q is not known here", m.Kind)
+}
+
+func (l *link) submit(ctx context.Context, m *wire.Message, body []byte) (any, error) {
+	var op protocol.Op
+	if err := protocol.Decode(body, &op); err != nil {
+		return nil, fmt.Errorf("read op: %w", err)
+	}
+	if string(op.ID) != m.Op || op.Term != m.Term {
+		return refuse(op, "the op and its signed manifest differ"), nil
+	}
+	if op.Version < protocol.Version-1 || op.Version > protocol.Version+1 {
+		return refuse(op, fmt.Sprintf("the daemon speaks version %d of the protocol, this agent %d; one apart works", op.Version, protocol.Version)), nil
+	}
+	l.ask(op.ID, m.Curve)
+	s := l.opts.Handler.Submit(ctx, op)
+	if s.Outcome != nil {
+		l.done(op.ID)
+	}
+	return s, nil
+}
+
+func refuse(op protocol.Op, why string) protocol.Submit {
+	return protocol.Submit{Version: protocol.Version, State: "refused", Outcome: &protocol.Outcome{
+		Version: protocol.Version, ID: op.ID, Status: protocol.Refused, Error: why,
+	}}
+}
+
+func (l *link) wait(ctx context.Context, m *wire.Message, body []byte) (any, error) {
+	var w wire.Waiting
+	if err := protocol.Decode(body, &w); err != nil {
+		return nil, fmt.Errorf("read wait: %w", err)
+	}
+	l.ask(w.Op, m.Curve)
+	ctx, cancel := context.WithTimeout(ctx, min(time.Duration(w.Millis)*time.Millisecond, time.Minute))
+	defer cancel()
+	outcome, err := l.opts.Handler.Wait(ctx, w.Op)
+	switch {
+	case err == nil:
+		l.done(w.Op)
+		return wire.Waited{State: "done", Outcome: &outcome}, nil
+	case ctx.Err() != nil:
+		return wire.Waited{State: "running"}, nil
+	}
+	l.done(w.Op)
+	return wire.Waited{State: "unknown"}, nil
+}
+
+// ask remembers which daemon wants to hear of an op's progress.
+func (l *link) ask(op protocol.OpID, curve string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.askers[op] = curve
+}
+
+func (l *link) done(op protocol.OpID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.askers, op)
+}
+
+func (l *link) asker(op protocol.OpID) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.askers[op]
+}
+
+func (l *link) reply(ctx context.Context, m *wire.Message, answer any) error {
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return fmt.Errorf("write answer: %w", err)
+	}
+	return l.endpoint.Send(ctx, wire.FromAgent(l.public), wire.Manifest{
+		Kind: wire.Answer, Agent: l.public, To: m.Curve, Re: m.ID, Op: m.Op,
+	}, body)
 }

@@ -1,0 +1,277 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+
+	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/agent/protocol/wire"
+	"github.com/varanhq/varan/apply"
+)
+
+var _ apply.Fleet = (*Hub)(nil)
+
+// Options of Start.
+type Options struct {
+	Key nkeys.KeyPair // the fleet's; see LoadKey
+	// JournalDir is where JetStream keeps its streams; "" = no JetStream, as for a one-shot command.
+	JournalDir string
+	JournalMax int64        // bytes JetStream may keep, 0 = 256 MiB
+	Name       string       // the fleet's name
+	Log        *slog.Logger // nil = discarded
+}
+
+// LoadKey reads the fleet's private key from path, or makes one there (0600). Made tells the latter: it is the one
+// file to back up.
+func LoadKey(path string) (key nkeys.KeyPair, made bool, err error) { return wire.LoadKey(path) }
+
+// A Hub is the daemon's end of the connections to its agents, and the NATS server they meet at.
+type Hub struct {
+	opts     Options
+	log      *slog.Logger
+	server   *server.Server
+	fleetKey string
+
+	own      *nats.Conn // in the daemon's account: JetStream
+	agents   *nats.Conn // in the agents' account
+	js       jetstream.JetStream
+	endpoint *wire.Endpoint
+	changed  chan string
+
+	mu       sync.Mutex          // guards below
+	keys     map[string]string   // server → agent's public key
+	servers  map[string]string   // the other way round
+	sessions map[string]*session // by agent's public key
+	seqs     map[string]uint64   // messages sent, by agent's public key; never reset, an agent takes none twice
+	answers  map[string]waiter   // by the id of the message asked with
+	progress map[protocol.OpID]*listener
+	term     uint64
+	led      bool // an agent was met, so term is above what agents obeyed before
+}
+
+// A session is what an agent said of itself, from its hello until it starts anew.
+type session struct {
+	id    string
+	curve string
+}
+
+type waiter struct {
+	agent string
+	ch    chan *wire.Message // has room for one
+}
+
+// A listener is told the progress of one op, until it is closed.
+type listener struct {
+	agent string
+	mu    sync.Mutex
+	tell  func(protocol.Progress) // nil: closed
+}
+
+func (l *listener) set(tell func(protocol.Progress)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tell = tell
+}
+
+const (
+	daemonAccount = "DAEMON"
+	agentsAccount = "AGENTS"
+)
+
+// Start starts the NATS server inside this process and connects to it.
+func Start(opts Options) (*Hub, error) {
+	h := &Hub{
+		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), changed: make(chan string, 256),
+		keys: make(map[string]string), servers: make(map[string]string), sessions: make(map[string]*session), seqs: make(map[string]uint64),
+		answers: make(map[string]waiter), progress: make(map[protocol.OpID]*listener), term: 1,
+	}
+	if err := h.start(); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("start the fleet's message server: %w", err)
+	}
+	return h, nil
+}
+
+func (h *Hub) start() error {
+	var err error
+	if h.fleetKey, err = h.opts.Key.PublicKey(); err != nil {
+		return fmt.Errorf("read the fleet's key: %w", err)
+	}
+	daemonKey, err := nkeys.CreateUser() // for this process's connection to its own account
+	if err != nil {
+		return err
+	}
+	daemonPublic, err := daemonKey.PublicKey()
+	if err != nil {
+		return err
+	}
+	door := &door{hub: h, daemonKey: daemonPublic}
+	if h.server, err = server.NewServer(&server.Options{
+		ServerName: "varan", DontListen: true, NoLog: true, NoSigs: true,
+		MaxPayload: 2 * wire.ChunkSize, MaxControlLine: 4096, AlwaysEnableNonce: true,
+		Accounts: []*server.Account{server.NewAccount(daemonAccount), server.NewAccount(agentsAccount)}, CustomClientAuthentication: door,
+		JetStream: h.opts.JournalDir != "", StoreDir: h.opts.JournalDir, SyncAlways: true,
+		JetStreamMaxMemory: 1 << 20, JetStreamMaxStore: cmp.Or(h.opts.JournalMax, 256<<20),
+		DisableJetStreamBanner: true,
+	}); err != nil {
+		return err
+	}
+	if door.daemon, err = h.server.LookupAccount(daemonAccount); err != nil { // its own copy of what was given
+		return err
+	}
+	if door.agents, err = h.server.LookupAccount(agentsAccount); err != nil {
+		return err
+	}
+	h.server.SetLoggerV2(natsLog{h.log}, false, false, false)
+	h.server.Start()
+	if !h.server.ReadyForConnections(20 * time.Second) {
+		return errors.New("not ready after 20 s")
+	}
+	if h.agents, err = h.connect(h.fleetKey, h.opts.Key); err != nil {
+		return err
+	}
+	curve, err := nkeys.CreateCurveKeys()
+	if err != nil {
+		return err
+	}
+	h.endpoint = &wire.Endpoint{Conn: h.agents, Key: h.opts.Key, Curve: curve, Accept: h.accept, Handle: h.handle}
+	if _, err := h.endpoint.Listen(wire.FromAgents); err != nil {
+		return err
+	}
+	if h.opts.JournalDir == "" {
+		return h.agents.Flush()
+	}
+	if !door.daemon.JetStreamEnabled() {
+		if err := door.daemon.EnableJetStream(nil, nil); err != nil {
+			return fmt.Errorf("open the journal's folder: %w", err)
+		}
+	}
+	if h.own, err = h.connect(daemonPublic, daemonKey); err != nil {
+		return err
+	}
+	if h.js, err = jetstream.New(h.own); err != nil {
+		return err
+	}
+	return h.agents.Flush()
+}
+
+func (h *Hub) connect(public string, key nkeys.KeyPair) (*nats.Conn, error) {
+	return nats.Connect("", nats.InProcessServer(h.server), nats.Nkey(public, key.Sign), nats.Name("varan"), nats.MaxReconnects(-1))
+}
+
+// Close ends all connections and the server. Ops under way end with unknown outcomes.
+func (h *Hub) Close() {
+	if h.agents != nil {
+		h.agents.Close()
+	}
+	if h.own != nil {
+		h.own.Close()
+	}
+	if h.server != nil {
+		h.server.Shutdown()
+		h.server.WaitForShutdown()
+	}
+}
+
+// JetStream is where the daemon keeps its streams; nil without a JournalDir.
+func (h *Hub) JetStream() jetstream.JetStream { return h.js }
+
+// FleetKey is the public key agents pin.
+func (h *Hub) FleetKey() string { return h.fleetKey }
+
+// InProcess is the option with which link.Connect reaches this hub from within the process.
+func (h *Hub) InProcess() nats.Option { return nats.InProcessServer(h.server) }
+
+// Changed delivers the names of servers that say that something changed, or that came back. Names are left out
+// while it is full.
+func (h *Hub) Changed() <-chan string { return h.changed }
+
+// Enrol says which agents, by their public keys, stand for which servers. Whoever is not among them is locked out
+// at once.
+func (h *Hub) Enrol(keys map[string]string) error {
+	servers := make(map[string]string, len(keys))
+	for name, key := range keys {
+		if !nkeys.IsValidPublicUserKey(key) {
+			return fmt.Errorf("enrol server %s: %q is no public key (U…)", name, key)
+		}
+		if other, taken := servers[key]; taken {
+			return fmt.Errorf("enrol server %s: its key is also that of %s", max(name, other), min(name, other))
+		}
+		servers[key] = name
+	}
+	h.mu.Lock()
+	var gone []string
+	for key := range h.servers {
+		if servers[key] == "" {
+			gone = append(gone, key)
+			delete(h.sessions, key)
+		}
+	}
+	h.keys, h.servers = make(map[string]string, len(keys)), servers
+	for name, key := range keys {
+		h.keys[name] = key
+	}
+	h.mu.Unlock()
+	for _, key := range gone {
+		h.disconnect(key)
+	}
+	return nil
+}
+
+// disconnect drops an agent's connections.
+func (h *Hub) disconnect(key string) {
+	conns, err := h.server.Connz(&server.ConnzOptions{Username: true, Account: agentsAccount, Limit: 1 << 20})
+	if err != nil {
+		h.log.Error("agent cannot be disconnected", "err", err)
+		return
+	}
+	for _, c := range conns.Conns {
+		if c.AuthorizedUser == key || c.NameTag == key {
+			_ = h.server.DisconnectClientByID(c.Cid)
+		}
+	}
+}
+
+// Present asks whether a server's agent is connected and answers.
+func (h *Hub) Present(ctx context.Context, name string) error {
+	key, err := h.agent(name)
+	if err != nil {
+		return err
+	}
+	_, err = h.hello(ctx, key)
+	return err
+}
+
+func (h *Hub) agent(name string) (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := h.keys[name]
+	if key == "" {
+		return "", fmt.Errorf("server %s: %w: no agent is enrolled for it", name, apply.ErrUnreachable)
+	}
+	return key, nil
+}
+
+// natsLog hands on what the NATS server has to say when it matters.
+type natsLog struct{ log *slog.Logger }
+
+func (l natsLog) Noticef(format string, v ...any) {}
+func (l natsLog) Warnf(format string, v ...any) {
+	l.log.Debug("message server", "msg", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Fatalf(format string, v ...any) { l.Errorf(format, v...) }
+func (l natsLog) Errorf(format string, v ...any) {
+	l.log.Warn("message server", "msg", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Debugf(format string, v ...any) {}
+func (l natsLog) Tracef(format string, v ...any) {}
