@@ -12,7 +12,6 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
-	"github.com/go-git/go-git/v5/plumbing/storer"
 )
 
 // What a remote may answer, so that callers can tell them apart. None of them means "the branch is empty".
@@ -81,20 +80,25 @@ func encode(out io.Writer, req *packp.UploadPackRequest) error {
 	return pktline.NewEncoder(out).EncodeString("done\n")
 }
 
-// receive decodes the answer to a request and stores its pack. It returns where the remote cut history.
-func receive(body io.ReadCloser, req *packp.UploadPackRequest, into storer.Storer, maxPack int64) (packp.ShallowUpdate, error) {
+// receive decodes the answer to a request and stores its pack, after telling cut where history ends now.
+func receive(body io.ReadCloser, req *packp.UploadPackRequest, into gitStorage, maxPack int64, cut func(packp.ShallowUpdate) error) error {
 	answer := packp.NewUploadPackResponse(req)
 	if err := answer.Decode(body); err != nil {
-		return packp.ShallowUpdate{}, fmt.Errorf("read the remote's answer: %w", err)
+		return fmt.Errorf("read the remote's answer: %w", err)
+	}
+	if !req.Depth.IsZero() {
+		if err := cut(answer.ShallowUpdate); err != nil {
+			return fmt.Errorf("keep where history is cut: %w", err)
+		}
 	}
 	var pack io.Reader = answer
 	if req.Capabilities.Supports(capability.Sideband64k) {
 		pack = sideband.NewDemuxer(sideband.Sideband64k, answer)
 	}
 	if err := packfile.UpdateObjectStorage(into, &bounded{r: pack, left: maxPack}); err != nil && !errors.Is(err, packfile.ErrEmptyPackfile) {
-		return packp.ShallowUpdate{}, fmt.Errorf("store the remote's pack: %w", err)
+		return fmt.Errorf("store the remote's pack: %w", err)
 	}
-	return answer.ShallowUpdate, nil
+	return nil
 }
 
 // bounded fails, instead of ending quietly as io.LimitReader does, when more comes than is left.
