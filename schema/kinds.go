@@ -7,7 +7,10 @@ package schema
 //	word:"strlist"           the type word of docs (strlist, text, kv-env, kv-label, kv-conv, kv-term, cmd, version, ref)
 //	ref:"server"             the kind it names
 //	default:"main"           TOML text of the default
-//	enum:"a b c"             the values allowed
+//	enum:"a b c"             the values allowed; "TERM=15" also takes 15 for TERM
+//	required:"true"          leaving it out is an error
+//	range:"0 23"             the smallest and the greatest number allowed
+//	variant:"Aws"            in a union: the params when type is Aws
 //	since/own:"true"         our key, not Komodo's
 //	doc:"…"                  one sentence for schema and docs
 
@@ -64,7 +67,7 @@ type DeploymentConfig struct {
 	Swarm                string      `key:"swarm,swarm_id" json:"swarm,omitempty" doc:"Run as a service of this swarm. Not handled by varan."`
 	Server               string      `key:"server,server_id" ref:"server" json:"server,omitempty" doc:"The server it runs on."`
 	CustomName           string      `key:"custom_name" json:"custom_name,omitempty" doc:"The container's name if it differs from the deployment's."`
-	Image                ImageConfig `key:"image" json:"image" doc:"The image: { type = \"Image\", params = { image = … } } or { type = \"Build\", params = { build = …, version = … } }."`
+	Image                ImageConfig `key:"image" word:"image" json:"image" doc:"The image: { type = \"Image\", params = { image = … } } or { type = \"Build\", params = { build = …, version = … } }."`
 	ImageRegistryAccount string      `key:"image_registry_account" json:"image_registry_account,omitempty" doc:"The account of [[docker_registry]] to pull with."`
 	SkipSecretInterp     bool        `key:"skip_secret_interp" json:"skip_secret_interp,omitempty" doc:"Leave [[NAME]] as it is."`
 	RedeployOnBuild      bool        `key:"redeploy_on_build" json:"redeploy_on_build,omitempty" doc:"Redeploy after the attached build succeeds."`
@@ -76,8 +79,8 @@ type DeploymentConfig struct {
 	Restart              string      `key:"restart" default:"\"no\"" enum:"no on-failure always unless-stopped" json:"restart" doc:"The restart policy; on-failure means ten tries."`
 	Command              string      `key:"command" json:"command,omitempty" doc:"Appended after the image."`
 	Replicas             int         `key:"replicas" default:"1" json:"replicas,omitempty" doc:"Replicas of a swarm service. Not handled by varan."`
-	TerminationSignal    string      `key:"termination_signal" default:"\"SIGTERM\"" enum:"SIGHUP SIGINT SIGQUIT SIGTERM" json:"termination_signal,omitempty" doc:"The signal that stops it."`
-	TerminationTimeout   int         `key:"termination_timeout" default:"10" json:"termination_timeout,omitempty" doc:"Seconds between that signal and SIGKILL."`
+	TerminationSignal    string      `key:"termination_signal" default:"\"SIGTERM\"" enum:"SIGHUP=1 SIGINT=2 SIGQUIT=3 SIGTERM=15" json:"termination_signal,omitempty" doc:"The signal that stops it."`
+	TerminationTimeout   int         `key:"termination_timeout" default:"10" range:"0 2147483647" json:"termination_timeout,omitempty" doc:"Seconds between that signal and SIGKILL."`
 	ExtraArgs            []string    `key:"extra_args" word:"strlist" json:"extra_args,omitempty" doc:"Further flags of docker run."`
 	TermSignalLabels     []KV        `key:"term_signal_labels" word:"kv-term" json:"term_signal_labels,omitempty" doc:"Labels for signals on the page."`
 	Ports                []KV        `key:"ports" word:"kv-conv" json:"ports,omitempty" doc:"Published ports, host:container."`
@@ -97,7 +100,7 @@ type EnvFile struct {
 type ConfigFile struct {
 	Path     string   `key:"path" json:"path" doc:"Relative to run_directory."`
 	Services []string `key:"services,service" word:"strlist" json:"services,omitempty" doc:"The services that use it; none means all."`
-	Requires string   `key:"requires,req" default:"\"None\"" enum:"Redeploy Restart None" json:"requires" doc:"What its change asks for."`
+	Requires string   `key:"requires,req" default:"\"None\"" enum:"Redeploy=redeploy Restart=restart None=none" json:"requires" doc:"What its change asks for."`
 }
 
 // A Source is where a resource's files come from when that is a Git repository.

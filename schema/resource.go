@@ -136,19 +136,40 @@ type Resource struct {
 	// template, server), resolved, without After.
 	Uses []Ref
 
-	// keys maps a dotted key path ("config.server", "after[0]", "config.image.params.image") to where it stands.
-	keys map[string]Pos
+	// Unplaced says that it has no server though the Config declares others than the local machine, so it
+	// belongs nowhere. Only under compat; otherwise that is an error.
+	Unplaced bool
+
+	// keys says where each key written stands: "config.server", "after[0]", "config.image.params.image".
+	keys []keyPos
 }
 
 // Has reports whether the key was written, as opposed to filled in by a default.
-func (r *Resource) Has(key string) bool { _, ok := r.keys[key]; return ok }
+func (r *Resource) Has(key string) bool { return r.key(key) != nil }
 
-// At is where key stands, or the Resource's own place if it was not written.
+// At is where key's value stands, or the Resource's own place if it was not written.
 func (r *Resource) At(key string) Pos {
-	if p, ok := r.keys[key]; ok {
-		return p
+	if k := r.key(key); k != nil {
+		return Pos{File: r.Pos.File, Line: int(k.line), Column: int(k.column)}
 	}
 	return r.Pos
+}
+
+// Length is how many bytes key's value takes on its first line, 0 if it was not written.
+func (r *Resource) Length(key string) int {
+	if k := r.key(key); k != nil {
+		return int(k.length)
+	}
+	return 0
+}
+
+func (r *Resource) key(key string) *keyPos {
+	for i := range r.keys {
+		if r.keys[i].key == key {
+			return &r.keys[i]
+		}
+	}
+	return nil
 }
 
 // Stack is the Config of a stack, nil for other kinds.
@@ -171,6 +192,10 @@ type Config struct {
 	Compat    Compat
 	Resources []*Resource // sorted by ID
 	Variables map[string]*Variable
+	// Skipped are the files that hold no table of ours, sorted.
+	Skipped []string
+	// Local is the name of the [[server]] with address = "local", "" if none is declared.
+	Local string
 
 	byID map[ID]*Resource
 }
