@@ -67,6 +67,8 @@ func Declare(ctx context.Context, in Input) (*plan.Declared, []Read) {
 	rec := &recorder{tree: in.Tree, seen: map[string]string{}}
 	in.Tree = rec
 	m := newModel(in, world{value: asName})
+	up, diags := ParseUpArgs(in.Resource)
+	m.diags = append(m.diags, diags...)
 	if !m.failed() {
 		m.load(ctx)
 	}
@@ -74,6 +76,14 @@ func Declare(ctx context.Context, in Input) (*plan.Declared, []Read) {
 		d.Unread = "its variables come from a file on the server: " + strings.Join(m.needHost, ", ")
 	}
 	if m.project != nil && !m.failed() {
+		for name, n := range up.Scale {
+			if def, err := m.project.GetService(name); err != nil {
+				m.fail(in.Resource.At("config.extra_args"), "", "extra_args: --scale: the stack has no service %q", name)
+			} else {
+				def.SetScale(n)
+				m.project.Services[name] = def
+			}
+		}
 		c := &composer{model: m, d: d, paths: map[string]bool{}}
 		c.all()
 	}
