@@ -34,9 +34,6 @@ func (r *run) do(ctx context.Context, j job) job {
 			return j.fail(fmt.Sprintf("read what %s needs: %v", s.Resource, err))
 		}
 	}
-	if j.verb == protocol.Deploy && s.Action != plan.Create && j.payload != nil && j.payload.Ensure == schema.EnsureStopped {
-		j.verb = protocol.Stop
-	}
 	op := protocol.Op{
 		Version: protocol.Version, Verb: j.verb, Resource: s.Resource, Server: s.Server,
 		Fleet: r.opts.Head.Fleet, Sync: r.opts.Head.Sync, Commit: r.opts.Head.Commit,
@@ -125,7 +122,7 @@ func (r *run) ask(ctx context.Context, op protocol.Op, j *job) {
 // needsPayload reports whether the agent cannot do the op by its ledger alone.
 func needsPayload(v protocol.Verb) bool {
 	switch v {
-	case protocol.Remove, protocol.Release, protocol.SetHold:
+	case protocol.Remove, protocol.Release, protocol.Stop, protocol.SetHold:
 		return false
 	}
 	return true

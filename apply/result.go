@@ -43,7 +43,7 @@ type Result struct {
 	Millis  int64        `json:"millis"`
 	// Differs: the plan carried out is not the one that was shown (Options.Preview).
 	Differs bool `json:"differs,omitempty"`
-	// Cascades are restarts this run owes and did not come to: hand them to the next run.
+	// Cascades are restarts this run owes and did not come to: they go to the next plan (plan.Rules.Owed).
 	Cascades []schema.ID `json:"cascades,omitempty"`
 	// Retry is when the first of the failures that stopped nothing is to be tried again, 0 = none.
 	Retry time.Duration `json:"retry,omitempty"`

@@ -36,6 +36,9 @@ type Options struct {
 	// Approved answers the plan's Asks if it equals its Digest.
 	Approved string
 
+	// Owed are restarts an earlier run owes (Result.Cascades), as they were given to the plan (plan.Rules.Owed).
+	Owed map[schema.ID]bool
+
 	PerServer   int // ops in flight on one server, 0 = 8
 	Parallel    int // ops in flight in all, 0 = 256
 	MaxFailures int // failed updates after which no further one starts, 0 = 5, negative = no bound
@@ -91,7 +94,7 @@ func (r *run) finish(ctx context.Context, result *Result, status Status) (*Resul
 		if s.result.Retry > 0 && (result.Retry == 0 || s.result.Retry < result.Retry) {
 			result.Retry = s.result.Retry
 		}
-		if s.owed() {
+		if r.owes(s) {
 			result.Cascades = append(result.Cascades, s.Resource)
 		}
 	}

@@ -42,7 +42,7 @@ type step struct {
 	index  int
 	result StepResult
 	group  *group
-	// parents gate this step; children are gated by it. In a removal they are turned round.
+	// parents gate this step; children are gated by it.
 	parents, children []*step
 	waits             int  // for so many parents, and for the group's barrier
 	finished          bool // result is final
@@ -116,11 +116,7 @@ func (r *run) connect() {
 			if ordered(s) && ordered(p) {
 				root[find(s.index)] = find(p.index)
 			}
-			switch {
-			case removes(s) && removes(p): // what was started last is removed first
-				p.parents, s.children = append(p.parents, s), append(s.children, p)
-				p.waits++
-			case changes(s.Action) && !removes(s) && gates(p):
+			if changes(s.Action) && gates(p, s) {
 				s.parents, p.children = append(s.parents, p), append(p.children, s)
 				s.waits++
 			}
@@ -155,23 +151,24 @@ func ordered(s *step) bool {
 	return false
 }
 
-// gates reports whether dependents of p wait for anything, or can be kept from starting by it.
-func gates(p *step) bool {
+// gates reports whether s waits for p, or is kept from starting by it. Whether a dependent needs a parent that cannot
+// change now is settled in the plan; but what an orphan's former dependent still uses is not removed.
+func gates(p, s *step) bool {
 	switch p.Action {
-	case plan.None, plan.Held:
-		return p.Gate
-	case plan.Unknown, plan.Blocked:
-		return ordered(p)
-	case plan.Remove, plan.ReleaseObjects:
-		return false
+	case plan.None:
+		return p.Gate && !removes(s)
+	case plan.Held, plan.Unknown, plan.Blocked:
+		return removes(s)
+	case plan.Stop, plan.ReleaseObjects:
+		return false // nothing of it is healthy afterwards
 	}
 	return true
 }
 
 func removes(s *step) bool { return s.Action == plan.Remove }
 
-// awaits reports whether a step that changes nothing has dependents that wait for it to be healthy.
-func (s *step) awaits() bool { return !changes(s.Action) && s.Gate && len(s.children) > 0 }
+// awaits reports whether a step that replaces nothing has dependents that wait for it to be healthy.
+func (s *step) awaits() bool { return s.Gate && len(s.children) > 0 }
 
 func prepares(s *plan.Step) bool {
 	switch s.Action {
@@ -181,15 +178,16 @@ func prepares(s *plan.Step) bool {
 	return false
 }
 
-// owed reports whether the step is a restart that a change of this run calls for and that did not happen.
-func (s *step) owed() bool {
+// owes reports whether the step is a restart that a change of this run, or an earlier one, calls for and that did
+// not happen.
+func (r *run) owes(s *step) bool {
 	if s.Action != plan.Restart || s.result.Status == StatusDone {
 		return false
 	}
 	if !slices.ContainsFunc(s.Causes, func(c plan.Cause) bool { return c.Kind == plan.CameAfter }) {
 		return false
 	}
-	return slices.ContainsFunc(s.parents, func(p *step) bool { return p.result.Changed })
+	return r.opts.Owed[s.Resource] || slices.ContainsFunc(s.parents, func(p *step) bool { return p.result.Changed })
 }
 
 // schedule starts what can start until nothing is left or ctx ends, and returns when the last op has ended.
@@ -254,8 +252,6 @@ func (r *run) begin() {
 	for _, s := range r.steps {
 		switch {
 		case s.finished || changes(s.Action):
-		case s.result.Status == StatusNotTried && !s.awaits():
-			r.end(s)
 		case s.awaits():
 			r.push(job{step: s, verb: protocol.Await})
 		default:
@@ -307,6 +303,8 @@ func verb(s *plan.Step) protocol.Verb {
 		return protocol.Adopt
 	case plan.Remove:
 		return protocol.Remove
+	case plan.Stop:
+		return protocol.Stop
 	case plan.ReleaseObjects:
 		return protocol.Release
 	}
@@ -335,10 +333,8 @@ func (r *run) took(j job) {
 	}
 	s.result.Changed = s.result.Status == StatusDone && s.Action.Changes() && !removes(s) && s.Action != plan.ReleaseObjects
 	r.retry(s, j)
-	if j.verb == protocol.Await && s.result.Status == StatusDone {
-		s.result = describe(s.Step)
-		s.result.Millis = j.outcome.Millis
-		r.endAs(s, StatusDone)
+	if j.verb == protocol.Adopt && s.result.Status == StatusDone && s.awaits() {
+		r.push(job{step: s, verb: protocol.Await})
 		return
 	}
 	r.end(s)
@@ -404,9 +400,8 @@ func (r *run) retry(s *step, j job) {
 }
 
 // end makes a step's result final and lets go, or keeps back, what comes after it.
-func (r *run) end(s *step) { r.endAs(s, s.result.Status) }
-
-func (r *run) endAs(s *step, status Status) {
+func (r *run) end(s *step) {
+	status := s.result.Status
 	s.finished = true
 	s.payload = nil
 	r.emitStep(s)
@@ -422,12 +417,12 @@ func (r *run) endAs(s *step, status Status) {
 		if s.result.Because != "" {
 			because = s.result.Because
 		}
-		r.skip(c, s.keepsBack(), because)
+		r.skip(c, s.keepsBack(c), because)
 	}
 }
 
 // keepsBack says, of a step that is not done, why another is not tried.
-func (s *step) keepsBack() string {
+func (s *step) keepsBack(child *step) string {
 	what := "was not tried"
 	switch s.result.Status {
 	case StatusFailed:
@@ -437,11 +432,11 @@ func (s *step) keepsBack() string {
 	case StatusUnknown:
 		what = "did not say how it ended"
 	}
-	if s.result.Why != "" && !changes(s.Action) {
+	if !changes(s.Action) && s.result.Why != "" {
 		what = "is " + s.result.Why
 	}
-	if removes(s) {
-		return fmt.Sprintf("%s, which comes after it, %s", s.Resource, what)
+	if removes(child) {
+		return fmt.Sprintf("%s, which came after it, %s", s.Resource, what)
 	}
 	return fmt.Sprintf("it comes after %s, which %s", s.Resource, what)
 }

@@ -39,6 +39,8 @@ type Rules struct {
 	AllowRemovals int
 	// Only, when not empty, limits the plan to these resources (varan run, varan remove).
 	Only []schema.ID
+	// Owed are resources whose restart after a change of what they come after an earlier run did not come to.
+	Owed map[schema.ID]bool
 	// Elsewhere names the resources other syncs of the fleet declare: they are no orphans.
 	Elsewhere map[schema.ID]bool
 }

@@ -73,6 +73,9 @@ func (m *maker) cascade(n *node) {
 	if n.step.Action != None || n.idle || !n.live || n.decl == nil {
 		return
 	}
+	if m.d.Rules.Owed[n.id] {
+		m.restartRunning(n, "what changed in an earlier run")
+	}
 	for _, ref := range n.res.After {
 		j, ok := m.index[ref.ID]
 		if !ok {
@@ -87,15 +90,16 @@ func (m *maker) cascade(n *node) {
 		}
 		switch parent.step.Action {
 		case Create, Update, Recreate, Restart:
-			m.restartRunning(n, parent.id)
+			m.restartRunning(n, string(parent.id)+", which changes")
 		}
 	}
 }
 
 // restartRunning restarts the services of n that run now: a one-shot that is done stays done.
-func (m *maker) restartRunning(n *node, parent schema.ID) {
+func (m *maker) restartRunning(n *node, parent string) {
+	why := "comes after " + parent
 	if n.cascaded {
-		n.because(CameAfter, "comes after %s, which changes", parent)
+		n.because(CameAfter, "%s", why)
 		return
 	}
 	for i := range n.decl.Units {
@@ -113,5 +117,5 @@ func (m *maker) restartRunning(n *node, parent schema.ID) {
 		return
 	}
 	n.cascaded = true
-	n.become(Restart, CameAfter, "comes after %s, which changes", parent)
+	n.become(Restart, CameAfter, "%s", why)
 }
