@@ -80,3 +80,13 @@ func walkStrings(v any, fn func(string) string) any {
 	}
 	return v
 }
+
+// Reveal puts values in for the [[NAME]] of a text; a name without a value stays.
+func Reveal(text string, values map[string]string) string {
+	return reveal(hide(text), func(name string) (string, bool) {
+		if v, ok := values[name]; ok {
+			return v, true
+		}
+		return asName(name)
+	})
+}
