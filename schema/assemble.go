@@ -145,8 +145,7 @@ func (a *assembly) resolveAfter(r *Resource, p *pendingRef) Ref {
 		a.undeclared(r, p, []Kind{Kind(k)}, "comes after", name)
 		return ref
 	}
-	stack := byID[NewID(KindStack, NormalName(KindStack, p.raw))]
-	deployment := byID[NewID(KindDeployment, NormalName(KindDeployment, p.raw))]
+	stack, deployment := byID[p.stack], byID[p.deploy]
 	switch {
 	case stack != nil && deployment != nil:
 		a.report(SeverityError, p.pos, p.length, fmt.Sprintf("write %q or %q", stack.ID, deployment.ID),
@@ -170,7 +169,7 @@ func (a *assembly) resolveAfter(r *Resource, p *pendingRef) Ref {
 
 // resolve finds what a reference of config names.
 func (a *assembly) resolve(r *Resource, p *pendingRef, links []Ref) []Ref {
-	id := NewID(p.kind, NormalName(p.kind, p.raw))
+	id := p.id
 	orders := r.Kind != KindProcedure && r.Kind != KindAlerter
 	if a.config.byID[id] == nil {
 		if p.kind == KindServer && p.raw == "local" && a.servers == 0 {
@@ -223,28 +222,21 @@ func (a *assembly) near(kinds []Kind, name string, self *Resource) *Resource {
 	return found
 }
 
-// place settles the server of a resource that stands on one.
+// place sees to it that what stands on a server has one.
 func (a *assembly) place(r *Resource) {
-	var server string
+	if r.Server != "" || r.Template {
+		return
+	}
 	switch c := r.Config.(type) {
 	case *DeploymentConfig:
 		if c.Swarm != "" {
 			return
 		}
-		server = c.Server
 	case *StackConfig:
 		if c.Swarm != "" {
 			return
 		}
-		server = c.Server
-	case *RepoConfig:
-		r.Server = NormalName(KindServer, c.Server)
-		return
 	default:
-		return
-	}
-	r.Server = NormalName(KindServer, server)
-	if r.Server != "" || r.Template {
 		return
 	}
 	if a.servers == 0 || a.servers == 1 && a.config.Local != "" {

@@ -240,7 +240,7 @@ func (d *decoder) checkTargets(r *Resource, c *AlerterConfig) {
 			if r.Has(key + ".id") {
 				key += ".id"
 			}
-			d.refs = append(d.refs, pendingRef{kind: kind, raw: t.ID, pos: r.At(key), length: r.Length(key), key: key})
+			d.refs = append(d.refs, pendingRef{kind: kind, id: NewID(kind, NormalName(kind, t.ID)), raw: t.ID, pos: r.At(key), length: r.Length(key)})
 		}
 	}
 }

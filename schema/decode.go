@@ -34,11 +34,12 @@ type keyPos struct {
 // A pendingRef is a reference as written, to be resolved once all files are read.
 type pendingRef struct {
 	kind   Kind // "" for after: a stack, a deployment, or written kind/name
+	id     ID   // of kind
+	stack  ID   // for after: the two it may be
+	deploy ID
 	raw    string
 	pos    Pos
 	length int
-	key    string
-	uses   bool // orders planning
 }
 
 const maxFileDiagnostics = 500
@@ -452,6 +453,13 @@ func (d *decoder) value(f *field, dst reflect.Value, v any, n *node, path string
 			dst.Set(reflect.ValueOf(Command{Command: normalText(s)}))
 			return
 		}
+		if list, ok := items(v, n); ok && d.compat == CompatKomodo && len(list) == 1 {
+			if m, ok := list[0].v.(map[string]any); ok { // [[stack.config.pre_deploy]]
+				d.report(SeverityWarning, list[0].n, true, "write ["+path+"]", "%s: %s is a list of tables where one table belongs", d.subject, path)
+				d.table(f.shape, dst, m, list[0].n, path, nil)
+				return
+			}
+		}
 		d.sub(f, dst, v, n, path)
 	case "table":
 		d.sub(f, dst, v, n, path)
@@ -544,7 +552,7 @@ func (d *decoder) str(f *field, dst reflect.Value, s string, n *node, path strin
 		}
 	}
 	if f.ref != "" && s != "" {
-		d.ref(f, s, n, path)
+		d.ref(f, s, n)
 	}
 	dst.SetString(s)
 }
@@ -560,12 +568,12 @@ func plausibleZone(s string) bool {
 	return len(s) < 64 && !strings.HasPrefix(s, "/") && !strings.Contains(s, "//")
 }
 
-func (d *decoder) ref(f *field, raw string, n *node, path string) {
+func (d *decoder) ref(f *field, raw string, n *node) {
 	if d.src == nil {
 		return
 	}
 	pos, length := d.place(n, false)
-	d.refs = append(d.refs, pendingRef{kind: f.ref, raw: raw, pos: pos, length: length, key: path, uses: true})
+	d.refs = append(d.refs, pendingRef{kind: f.ref, id: NewID(f.ref, NormalName(f.ref, raw)), raw: raw, pos: pos, length: length})
 }
 
 // sub fills a nested table.
@@ -584,7 +592,7 @@ func (d *decoder) list(f *field, dst reflect.Value, v any, n *node, path string)
 		list := ParseStringList(s)
 		for _, x := range list {
 			if f.ref != "" {
-				d.ref(f, x, n, path)
+				d.ref(f, x, n)
 			}
 		}
 		dst.Set(reflect.ValueOf(list))
@@ -637,7 +645,7 @@ func (d *decoder) list(f *field, dst reflect.Value, v any, n *node, path string)
 				}
 			}
 			if f.ref != "" && s != "" {
-				d.ref(f, s, e.n, at)
+				d.ref(f, s, e.n)
 			}
 			el.SetString(s)
 		case el.Kind() == reflect.Int:

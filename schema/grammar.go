@@ -155,7 +155,13 @@ func NormalName(kind Kind, s string) string {
 	case KindDeployment:
 		return trimStart(replaceOther(s, "_.-"))
 	case KindRepo:
+		if !strings.ContainsAny(s, " \n") {
+			return s
+		}
 		return strings.NewReplacer("\r\n", "_", "\n", "_", " ", "_").Replace(s)
+	}
+	if !strings.Contains(s, "\n") {
+		return s
 	}
 	return strings.NewReplacer("\r\n", "_", "\n", "_").Replace(s)
 }

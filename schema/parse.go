@@ -339,7 +339,11 @@ func (d *decoder) unknownTable(e entry) {
 		what = e.key
 	}
 	if near := nearTable(e); near != "" {
-		d.report(SeverityError, e.n, true, "did you mean [["+near+"]]?", "no table %s", what)
+		sev := SeverityError
+		if d.compat == CompatKomodo && strings.ReplaceAll(e.key, "-", "_") == near {
+			sev = SeverityWarning // [[resource-sync]], which Komodo ignores, is about in the wild
+		}
+		d.report(sev, e.n, true, "did you mean [["+near+"]]?", "no table %s", what)
 		return
 	}
 	sev := SeverityError

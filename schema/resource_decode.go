@@ -89,10 +89,11 @@ func (d *decoder) resource(out *parsedFile, kind Kind, m map[string]any, n *node
 		for i, a := range applied.After {
 			key := "after[" + strconv.Itoa(i) + "]"
 			k := findKey(d.keys, key)
-			p.after = append(p.after, pendingRef{raw: a, key: key,
+			p.after = append(p.after, pendingRef{raw: a, stack: NewID(KindStack, NormalName(KindStack, a)), deploy: NewID(KindDeployment, NormalName(KindDeployment, a)),
 				pos: Pos{File: r.Pos.File, Line: int(k.line), Column: int(k.column)}, length: int(k.length)})
 		}
 	}
+	r.Server = serverOf(r.Config)
 	r.keys = slices.Clip(d.keys)
 	d.check(r)
 	p.refs = d.refs
@@ -159,4 +160,17 @@ func (d *decoder) at(r *Resource, sev Severity, key, hint, format string, args .
 	}
 	d.diags = append(d.diags, Diagnostic{Severity: sev, Pos: r.At(key), Length: r.Length(key),
 		Message: d.subject + ": " + fmt.Sprintf(format, args...), Hint: hint})
+}
+
+// serverOf is the server a config names, "" for kinds that stand on none.
+func serverOf(config any) string {
+	switch c := config.(type) {
+	case *DeploymentConfig:
+		return NormalName(KindServer, c.Server)
+	case *StackConfig:
+		return NormalName(KindServer, c.Server)
+	case *RepoConfig:
+		return NormalName(KindServer, c.Server)
+	}
+	return ""
 }
