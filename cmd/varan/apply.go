@@ -20,6 +20,7 @@ type applyCommand struct {
 	Yes, Retry    bool
 	AllowRemovals int
 	BreakGlass    string
+	NoPlan        bool // it was shown already
 }
 
 func newApply(sh *shell) *cobra.Command {
@@ -135,7 +136,9 @@ func (c *applyCommand) plan(ctx context.Context) (*opened, *plan.Plan, sync.Plan
 	if err != nil {
 		return o, nil, req, err
 	}
-	c.sh.print(report.Plan(p, c.head(o, p, ""), c.sh.terminal(c.sh.out)))
+	if !c.NoPlan || p.HasErrors() {
+		c.sh.print(report.Plan(p, c.head(o, p, ""), c.sh.terminal(c.sh.out)))
+	}
 	switch {
 	case p.HasErrors():
 		return o, nil, req, silent(1)

@@ -48,16 +48,20 @@ func readPaths(paths []string) ([]schema.File, error) {
 			if err != nil {
 				return err
 			}
-			name := d.Name()
-			switch {
-			case path == p:
+			if path == p {
 				return nil
-			case strings.HasPrefix(name, ".") || strings.Contains(name, "{{"):
-				if d.IsDir() {
+			}
+			rel, err := filepath.Rel(p, path)
+			if err != nil {
+				return err
+			}
+			switch {
+			case d.IsDir():
+				if strings.HasPrefix(d.Name(), ".") {
 					return fs.SkipDir
 				}
 				return nil
-			case d.IsDir() || !d.Type().IsRegular() || filepath.Ext(name) != ".toml" || name == "varan.toml":
+			case !d.Type().IsRegular() || !schema.Wanted(filepath.ToSlash(rel)):
 				return nil
 			}
 			return add(path)
