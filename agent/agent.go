@@ -2,10 +2,26 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"syscall"
+	"time"
 
+	"github.com/docker/docker/client"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varanhq/varan/agent/container"
 	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/schema"
 )
 
 // Options of an Agent.
@@ -14,51 +30,490 @@ type Options struct {
 	DockerHost string // "" = DOCKER_HOST, else the default socket
 	Fleet      string
 	Server     string // the name of this host's [[server]]
+	Config     string // agent.toml; "" = <Root>/agent.toml, which may be absent
 	Log        *slog.Logger
+
+	// Wrap, when set, stands between the agent and the engine's client. Tests use it.
+	Wrap func(client.APIClient) client.APIClient
 }
 
 // An Agent does ops on one engine. Its methods may be called side by side.
-type Agent struct{}
+type Agent struct {
+	opts    Options
+	log     *slog.Logger
+	api     client.APIClient
+	watcher *container.Watcher
+	engine  *container.Engine
+	ledger  *ledger
+	marks   *marks
+	prints  *prints
+	allow   container.Allow
+	locks   []io.Closer
+	changed chan struct{}
 
-// New locks the root and the engine, reads the ledger and puts right what a killed process left behind. It
-// fails at once, with the socket it tried, where no engine answers.
-func New(opts Options) (*Agent, error) { return nil, errors.New("agent: not built yet") }
+	policies policies
+
+	mu      sync.Mutex // guards what follows
+	tasks   map[protocol.OpID]*task
+	queue   []*task
+	wake    chan struct{}
+	busy    map[schema.ID]chan struct{} // one token each: who holds it may change the resource
+	subs    map[*Subscription]chan protocol.Progress
+	stopped bool
+}
+
+// A task is an op that was taken and has no outcome on disk yet.
+type task struct {
+	op      protocol.Op
+	resume  bool          // its intent lies in the ledger; there is no payload
+	done    chan struct{} // closed when outcome or err is set
+	outcome protocol.Outcome
+	err     error // interrupted: the op is unfinished
+}
+
+// connectTimeout is how long the engine may take to answer for the first time.
+const connectTimeout = 5 * time.Second
+
+// New locks the root and the engine, reads the ledger and finds what a killed process left behind; Run puts it
+// right. It fails at once, with the socket it tried, where no engine answers.
+func New(opts Options) (_ *Agent, err error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Fleet == "" {
+		opts.Fleet = "main"
+	}
+	root, err := filepath.Abs(opts.Root)
+	if err != nil {
+		return nil, fmt.Errorf("find agent root %s: %w", opts.Root, err)
+	}
+	opts.Root = root
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("make agent root: %w", err)
+	}
+	a := &Agent{opts: opts, log: opts.Log, tasks: map[protocol.OpID]*task{}, wake: make(chan struct{}, 1),
+		busy: map[schema.ID]chan struct{}{}, subs: map[*Subscription]chan protocol.Progress{}, changed: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	if err := a.lockRoot(); err != nil {
+		return nil, err
+	}
+	if a.allow, err = readConfig(opts); err != nil {
+		return nil, err
+	}
+	if err := a.connect(); err != nil {
+		return nil, err
+	}
+	if a.ledger, err = openLedger(filepath.Join(root, "ledger"), a.log); err != nil {
+		return nil, err
+	}
+	if a.prints, err = openPrints(root); err != nil {
+		return nil, err
+	}
+	a.marks = openMarks(filepath.Join(root, "events.json"), a.log)
+	a.watcher = container.NewWatcher(a.api, a.marks.since())
+	a.watcher.On = a.heard
+	a.engine = container.NewEngine(a.api, a.watcher, a.log)
+	a.engine.Allow = a.allow
+	a.engine.Self = a.self()
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	a.watcher.History(ctx)
+	a.recover()
+	return a, nil
+}
+
+func (a *Agent) connect() error {
+	opts := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
+	if a.opts.DockerHost != "" {
+		opts = append(opts, client.WithHost(a.opts.DockerHost))
+	}
+	c, err := client.NewClientWithOpts(opts...)
+	if err != nil {
+		return fmt.Errorf("connect to Docker: %w", err)
+	}
+	a.api = c
+	if a.opts.Wrap != nil {
+		a.api = a.opts.Wrap(c)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	if _, err := a.api.Ping(ctx); err != nil {
+		return fmt.Errorf("no Docker engine answers at %s: %w", c.DaemonHost(), err)
+	}
+	info, err := a.api.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the Docker engine at %s about itself: %w", c.DaemonHost(), err)
+	}
+	return a.lockEngine(info.ID)
+}
+
+// lockRoot makes sure that no other agent works in this root.
+func (a *Agent) lockRoot() error {
+	path := filepath.Join(a.opts.Root, "lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock agent root: %w", err)
+	}
+	a.locks = append(a.locks, f)
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		who, _ := io.ReadAll(io.LimitReader(f, 200))
+		return fmt.Errorf("lock agent root %s: another agent works there (%s)", a.opts.Root, who)
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = fmt.Fprintf(f, "process %d of fleet %s", os.Getpid(), a.opts.Fleet)
+	}
+	if err != nil {
+		return fmt.Errorf("lock agent root: %w", err)
+	}
+	return nil
+}
+
+// lockEngine makes sure that no other agent of this fleet works on the engine. The lock is an abstract socket,
+// so it ends with the process that holds it, however that ends.
+func (a *Agent) lockEngine(engine string) error {
+	addr := &net.UnixAddr{Net: "unix", Name: "@varan-agent/" + a.opts.Fleet + "/" + engine}
+	l, err := net.ListenUnix("unix", addr)
+	if err != nil {
+		who := "it does not say which"
+		if c, derr := net.DialTimeout("unix", addr.Name, time.Second); derr == nil {
+			_ = c.SetDeadline(time.Now().Add(time.Second))
+			if b, rerr := io.ReadAll(io.LimitReader(c, 500)); rerr == nil && len(b) > 0 {
+				who = string(b)
+			}
+			c.Close()
+		}
+		return fmt.Errorf("another agent of fleet %q works on this Docker engine: %s", a.opts.Fleet, who)
+	}
+	a.locks = append(a.locks, l)
+	return nil
+}
 
 // Run watches the engine's events and works on the ops submitted until ctx ends. It must run for ops to go on.
-func (a *Agent) Run(ctx context.Context) error { return errors.New("agent: not built yet") }
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.watcher.Run(ctx) })
+	g.Go(func() error { return a.marks.run(ctx, a.watcher.Last) })
+	g.Go(func() error { return a.answerLock(ctx) })
+	g.Go(func() error {
+		for {
+			for t := a.next(); t != nil; t = a.next() {
+				g.Go(func() error { a.work(ctx, t); return nil })
+			}
+			select {
+			case <-a.wake:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	})
+	err := g.Wait()
+	a.mu.Lock()
+	a.stopped = true
+	for _, t := range a.queue {
+		t.err = errInterrupted
+		close(t.done)
+	}
+	a.queue = nil
+	a.mu.Unlock()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// errInterrupted: the agent stops; the op goes on when it is submitted again, or by itself where it can.
+var errInterrupted = errors.New("the agent is being stopped; the op is not finished")
+
+// answerLock tells other agents who holds the engine.
+func (a *Agent) answerLock(ctx context.Context) error {
+	var l *net.UnixListener
+	for _, c := range a.locks {
+		if u, ok := c.(*net.UnixListener); ok {
+			l = u
+		}
+	}
+	if l == nil {
+		return nil
+	}
+	defer context.AfterFunc(ctx, func() { _ = l.SetDeadline(time.Now()) })()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		_ = c.SetDeadline(time.Now().Add(time.Second))
+		fmt.Fprintf(c, "process %d with root %s", os.Getpid(), a.opts.Root)
+		c.Close()
+	}
+}
+
+func (a *Agent) next() *task {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.queue) == 0 {
+		return nil
+	}
+	t := a.queue[0]
+	a.queue = a.queue[1:]
+	return t
+}
 
 // Close unlocks root and engine; call it when Run has returned.
-func (a *Agent) Close() error { return nil }
-
-// Observe tells the host's state. What could not be told stands in the answer's Error.
-func (a *Agent) Observe(ctx context.Context, q protocol.Observe) protocol.Observed {
-	return protocol.Observed{Version: protocol.Version, Error: "agent: not built yet"}
-}
-
-// Submit takes an op and returns at once: accepted, running, done (with the Outcome) or refused (with one).
-func (a *Agent) Submit(ctx context.Context, op protocol.Op) protocol.Submit {
-	return protocol.Submit{Version: protocol.Version, State: "refused"}
-}
-
-// Wait returns the outcome of an op once it has one. The error says that ctx ended first or that the op is
-// unknown here ([ErrUnknownOp]), in which case it is to be submitted again.
-func (a *Agent) Wait(ctx context.Context, id protocol.OpID) (protocol.Outcome, error) {
-	return protocol.Outcome{}, ErrUnknownOp
+func (a *Agent) Close() error {
+	var errs []error
+	for _, c := range a.locks {
+		errs = append(errs, c.Close())
+	}
+	a.locks = nil
+	if a.api != nil {
+		errs = append(errs, a.api.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // ErrUnknownOp says that this agent neither works on the op nor remembers it.
 var ErrUnknownOp = errors.New("unknown op")
 
-// Progress subscribes to the progress of all ops. A slow reader loses the oldest events, never the newest.
-func (a *Agent) Progress() *Subscription { return nil }
+// Submit takes an op and returns at once: accepted, running, done (with the Outcome) or refused (with one).
+func (a *Agent) Submit(_ context.Context, op protocol.Op) protocol.Submit {
+	s := protocol.Submit{Version: protocol.Version}
+	if o := a.ledger.get(op.Resource).outcome(op.ID); o != nil {
+		o.Again = true
+		s.State, s.Outcome = "done", o
+		return s
+	}
+	if o := a.refuse(op); o != nil {
+		s.State, s.Outcome = "refused", o
+		return s
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if t, ok := a.tasks[op.ID]; ok && !t.resume {
+		s.State = "running"
+		return s
+	} else if ok {
+		s.State = "running" // put right by itself since the start
+		return s
+	}
+	if a.stopped {
+		s.State = "refused"
+		s.Outcome = &protocol.Outcome{Version: protocol.Version, ID: op.ID, Status: protocol.Refused, Error: "the agent is being stopped"}
+		return s
+	}
+	a.enqueue(&task{op: op})
+	s.State = "accepted"
+	return s
+}
+
+// enqueue wants a.mu held, or nobody else to know a yet.
+func (a *Agent) enqueue(t *task) {
+	t.done = make(chan struct{})
+	a.tasks[t.op.ID] = t
+	a.queue = append(a.queue, t)
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// refuse says why an op is not taken, nil if it is.
+func (a *Agent) refuse(op protocol.Op) *protocol.Outcome {
+	o := &protocol.Outcome{Version: protocol.Version, ID: op.ID, Status: protocol.Refused}
+	switch {
+	case op.Version < 1:
+		o.Error = "the op has no protocol version"
+	case op.ID == "":
+		o.Error = "the op has no id"
+	case op.Fleet != a.opts.Fleet:
+		o.Error = fmt.Sprintf("this agent belongs to fleet %q, the op to %q", a.opts.Fleet, op.Fleet)
+	case op.Resource == "" && op.Verb != protocol.SetHold:
+		o.Error = "the op names no resource"
+	default:
+		return nil
+	}
+	return o
+}
+
+// Wait returns the outcome of an op once it has one. The error says that ctx ended first or that the op is
+// unknown here ([ErrUnknownOp]), in which case it is to be submitted again.
+func (a *Agent) Wait(ctx context.Context, id protocol.OpID) (protocol.Outcome, error) {
+	a.mu.Lock()
+	t, ok := a.tasks[id]
+	a.mu.Unlock()
+	if ok {
+		select {
+		case <-t.done:
+			return t.outcome, t.err
+		case <-ctx.Done():
+			return protocol.Outcome{}, context.Cause(ctx)
+		}
+	}
+	var found *protocol.Outcome
+	a.ledger.all(func(r *record) {
+		if o := r.outcome(id); o != nil {
+			c := *o
+			found = &c
+		}
+	})
+	if found == nil {
+		return protocol.Outcome{}, ErrUnknownOp
+	}
+	found.Again = true
+	return *found, nil
+}
+
+// keptTasks is how many finished ops are answered from memory, with what their containers printed.
+const keptTasks = 200
+
+// work does one op, alone on its resource.
+func (a *Agent) work(ctx context.Context, t *task) {
+	release, err := a.hold(ctx, t.op.Resource)
+	if err == nil {
+		t.outcome, err = a.do(ctx, t)
+		release()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t.err = err
+	t.op = protocol.Op{ID: t.op.ID, Resource: t.op.Resource} // its secrets are needed no longer
+	close(t.done)
+	if err != nil {
+		delete(a.tasks, t.op.ID)
+	} else if len(a.tasks) > keptTasks {
+		for id, old := range a.tasks {
+			select {
+			case <-old.done:
+				delete(a.tasks, id)
+			default:
+			}
+		}
+	}
+	a.poke()
+}
+
+// hold waits for the resource to be free and takes it.
+func (a *Agent) hold(ctx context.Context, id schema.ID) (release func(), err error) {
+	a.mu.Lock()
+	c, ok := a.busy[id]
+	if !ok {
+		c = make(chan struct{}, 1)
+		a.busy[id] = c
+	}
+	a.mu.Unlock()
+	select {
+	case c <- struct{}{}:
+		return func() { <-c }, nil
+	case <-ctx.Done():
+		return nil, errInterrupted
+	}
+}
+
+// working reports whether an op of ours is on its way on the resource.
+func (a *Agent) working(id schema.ID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.busy[id]) > 0
+}
 
 // Changed has a token whenever something about the host's containers may have changed since it was last read.
-func (a *Agent) Changed() <-chan struct{} { return nil }
+func (a *Agent) Changed() <-chan struct{} { return a.changed }
+
+func (a *Agent) poke() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Progress subscribes to the progress of all ops. A slow reader loses the oldest events, never the newest.
+func (a *Agent) Progress() *Subscription {
+	c := make(chan protocol.Progress, 256)
+	s := &Subscription{C: c, agent: a}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.subs[s] = c
+	return s
+}
 
 // A Subscription delivers progress until it is closed.
 type Subscription struct {
-	C <-chan protocol.Progress // closed by Close
+	C     <-chan protocol.Progress // closed by Close
+	agent *Agent
 }
 
 // Close ends the subscription.
-func (s *Subscription) Close() {}
+func (s *Subscription) Close() {
+	s.agent.mu.Lock()
+	defer s.agent.mu.Unlock()
+	if c, ok := s.agent.subs[s]; ok {
+		delete(s.agent.subs, s)
+		close(c)
+	}
+}
+
+func (a *Agent) tell(p protocol.Progress) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.subs {
+		for sent := false; !sent; {
+			select {
+			case c <- p:
+				sent = true
+			default:
+				select {
+				case <-c:
+				default:
+				}
+			}
+		}
+	}
+}
+
+var containerID = regexp.MustCompile(`/containers/([0-9a-f]{64})/|docker[-/]([0-9a-f]{64})`)
+
+// self is the container this process runs in, as far as the kernel tells.
+func (a *Agent) self() string {
+	for _, f := range []string{"/proc/self/mountinfo", "/proc/self/cgroup"} {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		if m := containerID.FindSubmatch(data); m != nil {
+			if len(m[1]) > 0 {
+				return string(m[1])
+			}
+			return string(m[2])
+		}
+	}
+	return ""
+}
+
+// newKey reads a key of 32 bytes from path, or makes one.
+func newKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if err == nil && len(key) == 32 {
+		return key, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read agent key: %w", err)
+	}
+	key = make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return nil, err
+	}
+	if err := writeSynced(path, key); err != nil {
+		return nil, fmt.Errorf("write agent key: %w", err)
+	}
+	return key, nil
+}

@@ -22,7 +22,8 @@ type watch struct {
 	settle   time.Duration
 	timeout  time.Duration
 	// restarts and startedAt, when known, are what the container had right after its start.
-	fresh bool // created by this change: any restart counts
+	fresh    bool // created by this change: any restart counts
+	standing bool // nothing is done to it: it has run since its own start
 }
 
 // lookAgain is how often a gate looks without having heard an event: the stream may be broken.
@@ -51,6 +52,9 @@ func (e *Engine) gate(ctx context.Context, w watch) (string, error) {
 		}
 		if first {
 			startedAt = c.State.StartedAt
+			if at, err := time.Parse(time.RFC3339Nano, startedAt); w.standing && err == nil && at.Before(began) {
+				began = at
+			}
 			if !w.fresh {
 				restarts = c.RestartCount
 			}

@@ -62,6 +62,7 @@ func (r *run) stopOlds(ctx context.Context, resumed bool) error {
 				continue
 			}
 			r.say(s.Name, "stopping", "")
+			r.engine.unpause(ctx, o.ID, r.stateOf(o.ID))
 			if err := r.engine.api.ContainerStop(ctx, o.ID, container.StopOptions{}); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsNotModified(err) {
 				return r.engine.explain(ctx, err, s.Name, "stop container "+o.Name)
 			}
@@ -276,6 +277,11 @@ func (r *run) startService(ctx context.Context, s *Service, news []New, agains [
 		if err != nil {
 			return nil, r.engine.explain(ctx, err, s.Name, "look at container "+w.name)
 		}
+		if c.HostConfig != nil {
+			p := c.HostConfig.RestartPolicy.Name
+			w.oneShot = w.oneShot || p == "" || p == container.RestartPolicyDisabled || p == container.RestartPolicyOnFailure
+			gates[len(gates)-1] = w
+		}
 		if c.State.StartedAt != a.StartedAt {
 			continue // done before the process was killed
 		}
@@ -284,6 +290,7 @@ func (r *run) startService(ctx context.Context, s *Service, news []New, agains [
 			r.result.Stopped = true
 			r.mu.Unlock()
 			r.say(s.Name, "stopping", "")
+			r.engine.unpause(ctx, a.ID, c.State.Status)
 			if err := r.engine.api.ContainerStop(ctx, a.ID, container.StopOptions{}); err != nil {
 				return nil, r.engine.explain(ctx, err, s.Name, "stop container "+w.name)
 			}

@@ -1,0 +1,154 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/varanhq/varan/agent/container"
+	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/agent/stack"
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
+)
+
+// openStack opens the op's stack at the folder it uses on this host.
+func (a *Agent) openStack(ctx context.Context, op protocol.Op, rec *record) (*stack.Stack, error) {
+	running := directory(rec)
+	if running == "" {
+		var err error
+		if running, err = a.engine.WorkDir(ctx, a.job(op, rec)); err != nil {
+			return nil, err
+		}
+	}
+	return stack.Open(stack.Options{Root: a.opts.Root, API: a.api, Engine: a.engine, Allow: a.allow}, op, running)
+}
+
+// directoryOf is the project's folder of the op's stack on this host; "" for a deployment.
+func (a *Agent) directoryOf(ctx context.Context, op protocol.Op, rec *record) (string, error) {
+	if op.Payload == nil || op.Payload.Stack == nil {
+		return "", nil
+	}
+	s, err := a.openStack(ctx, op, rec)
+	if err != nil {
+		return "", err
+	}
+	return s.Directory(), nil
+}
+
+// deployStack lays the stack's files, runs its commands and changes its containers. Whatever fails before the
+// gate, the files are put back as they were, unless what failed is to be kept.
+func (a *Agent) deployStack(ctx context.Context, op protocol.Op, rec *record, job container.Job) (protocol.Outcome, error) {
+	s, err := a.openStack(ctx, op, rec)
+	if err != nil {
+		return protocol.Outcome{}, err
+	}
+	d := a.begin(op, rec, s.Directory())
+	d.Entry.Project = s.Project()
+	d.Base = s.Root()
+	d.Hook = stack.Script(op.Payload.Stack.PostDeploy) != ""
+	rec.Doing = d
+	if err := a.ledger.put(rec); err != nil {
+		return protocol.Outcome{}, err
+	}
+	back := func(cause error) error {
+		rec.Doing = nil
+		return errors.Join(cause, s.Restore(), a.ledger.put(rec))
+	}
+	if d.Laid, err = s.Lay(ctx, rec.Laid); err != nil {
+		return protocol.Outcome{}, back(err)
+	}
+	for _, step := range []func(context.Context) error{s.Before, s.Load, func(context.Context) error { return s.MissingBinds() }} {
+		if err := step(ctx); err != nil {
+			return protocol.Outcome{}, back(err)
+		}
+	}
+	job.Project = s.Project()
+	job.Services = s.Services(op.Services)
+	job.Creator = s
+	job.DownFirst = op.Payload.Stack.DestroyBeforeDeploy
+	d.Hosts = a.fingerprints(append(hostFiles(op.Payload), s.HostFiles()...))
+	out, err := a.change(ctx, op, rec, job, d)
+	if errors.Is(err, errInterrupted) {
+		return out, err // the files stay: the next process goes on
+	}
+	kept := out.Status == protocol.Done || (job.Keep && out.Held != "")
+	if err != nil || !kept {
+		return out, errors.Join(err, s.Restore())
+	}
+	if err := s.Keep(); err != nil {
+		return out, err
+	}
+	if out.Status == protocol.Done {
+		if err := s.After(ctx); err != nil {
+			f := failed(err)
+			out.Status, out.Error, out.Hint, out.Tail = protocol.Failed, "all containers are healthy, but "+f.Error, f.Hint, f.Tail
+		}
+	}
+	return out, nil
+}
+
+// settleFiles makes what a cut-off op laid final, or takes it back.
+func (a *Agent) settleFiles(id schema.ID, base string, good bool) {
+	d, err := stack.OpenDir(base, stack.UndoFile(a.opts.Root, id))
+	if err == nil {
+		defer d.Close()
+		if good {
+			err = d.Keep()
+		} else {
+			err = d.Restore()
+		}
+	}
+	if err != nil {
+		a.log.Error("put the files of a cut-off op right", "resource", id, "err", err)
+	}
+}
+
+// prepareStack pulls and builds what the services concerned need.
+func (a *Agent) prepareStack(ctx context.Context, op protocol.Op, concerned func(string) bool) (protocol.Outcome, error) {
+	p := op.Payload
+	reveal := revealer(p)
+	policy := container.PullMissing
+	if p.Stack.AutoPull {
+		policy = container.PullAlways
+	}
+	var pulls []container.Pull
+	for _, u := range p.Units {
+		if !concerned(u.Service) {
+			continue
+		}
+		if u.Build {
+			return protocol.Outcome{}, &container.Failure{Service: u.Service, Message: fmt.Sprintf("service %q is built, and this version builds nothing", u.Service),
+				Hint: "build the image elsewhere and name it under image"}
+		}
+		pulls = append(pulls, container.Pull{Service: u.Service, Image: reveal(u.Image), Policy: policy})
+	}
+	return done(a.engine.Pull(ctx, pulls, login(p.Registries), a.say(op)))
+}
+
+// compareStack and compareDeployment say how what runs without our labels differs from the declaration.
+func (a *Agent) compare(ctx context.Context, q protocol.Query, rec *record) (map[string]plan.Comparison, error) {
+	p := q.Payload
+	op := protocol.Op{Resource: q.Resource, Fleet: a.opts.Fleet, Payload: p}
+	job := a.job(op, rec)
+	job.Take = true
+	var steps []plan.ServiceStep
+	for _, u := range p.Units {
+		steps = append(steps, plan.ServiceStep{Name: u.Service, Action: plan.Create})
+	}
+	job.Services = services(p.Units, steps, p.Ensure)
+	if p.Deployment != nil {
+		d := a.deployment(op)
+		job.Names, job.Creator = []string{d.Name}, d
+		return a.engine.Compare(ctx, job)
+	}
+	s, err := a.openStack(ctx, op, rec)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Load(ctx); err != nil {
+		return nil, err
+	}
+	job.Project, job.Creator = s.Project(), s
+	return a.engine.Compare(ctx, job)
+}
