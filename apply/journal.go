@@ -65,11 +65,26 @@ type StoredPlan struct {
 	Gates   []bool        `json:"gates"`
 }
 
-// Store makes a plan storable.
+// Store makes a plan storable. Steps that change nothing and gate nothing are left out: the Summary counts them.
 func Store(p *plan.Plan) *StoredPlan {
-	s := &StoredPlan{Plan: p, Digests: make([]plan.Digest, len(p.Steps)), Gates: make([]bool, len(p.Steps))}
-	for i, step := range p.Steps {
-		s.Digests[i], s.Gates[i] = step.Digest, step.Gate
+	short := *p
+	short.Steps = nil
+	s := &StoredPlan{Plan: &short}
+	needed := make(map[schema.ID]bool)
+	for _, step := range p.Steps {
+		if step.Action != plan.None {
+			for _, id := range step.After {
+				needed[id] = true
+			}
+		}
+	}
+	for _, step := range p.Steps {
+		if step.Action == plan.None && !needed[step.Resource] {
+			continue
+		}
+		short.Steps = append(short.Steps, step)
+		s.Digests = append(s.Digests, step.Digest)
+		s.Gates = append(s.Gates, step.Gate)
 	}
 	return s
 }
@@ -98,10 +113,10 @@ type Record struct {
 	Ended    time.Time                           `json:"ended,omitzero"`
 	Status   Status                              `json:"status"` // StatusRunning while it has not ended
 	Error    string                              `json:"error,omitempty"`
-	Plan     *plan.Plan                          `json:"plan,omitempty"` // Record in full only
-	Steps    map[schema.ID]*StepResult           `json:"steps,omitempty"`
+	Plan     *plan.Plan                          `json:"plan,omitempty"`  // Record in full only
+	Steps    map[schema.ID]*StepResult           `json:"steps,omitempty"` // of those that changed something or failed
 	Outcomes map[protocol.OpID]*protocol.Outcome `json:"outcomes,omitempty"`
-	Intended map[protocol.OpID]schema.ID         `json:"intended,omitempty"` // sent and without an outcome
+	Intended map[protocol.OpID]schema.ID         `json:"intended,omitempty"` // about to be sent, and without an outcome
 	Cascades []schema.ID                         `json:"cascades,omitempty"`
 }
 
