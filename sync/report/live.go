@@ -54,6 +54,13 @@ func (l *Live) add(id schema.ID, server string, a plan.Action) *liveStep {
 // Total is how many steps the run has to end.
 func (l *Live) Total() int { return len(l.steps) }
 
+// Meet makes an event's step known that was not in the plan.
+func (l *Live) Meet(e apply.Event) {
+	if e.Resource != "" && l.byID[e.Resource] == nil && e.Action.Changes() {
+		l.add(e.Resource, e.Server, e.Action)
+	}
+}
+
 // Add takes an event. It returns the line of a step that ended, "" otherwise; news tells that a plain log
 // should print Line of the event's resource.
 func (l *Live) Add(e apply.Event) (ended string, news bool) {

@@ -20,7 +20,7 @@ func itoa(n int) string { return strconv.Itoa(n) }
 type Head struct {
 	Name   string // the repository's or folder's name
 	Commit string // full id; "" outside Git
-	Dirty  bool   // files on disk differ from Commit
+	OnDisk bool   // files were read as they lie on disk, uncommitted changes included
 	Next   string // what to type to carry it out; "" = nothing to say
 	All    bool   // show unchanged steps too
 	Source func(file string) []byte
@@ -74,10 +74,8 @@ func headline(h Head) string {
 	if h.Commit != "" {
 		s += " @ " + Escape(short(h.Commit))
 	}
-	if h.Dirty {
-		s += " (uncommitted changes)"
-	} else if h.Commit == "" {
-		s += " (not in Git)"
+	if h.OnDisk {
+		s += " (as on disk)"
 	}
 	return s
 }
@@ -87,7 +85,7 @@ func lastLine(p *plan.Plan, h Head, k ink) string {
 	if errs := countErrors(p.Diagnostics); errs > 0 {
 		return k.paint(k.red, "Not appliable: "+plural(errs, "error")+".") + " Plan: " + counts + ".\n"
 	}
-	if !Changes(p) {
+	if !p.Changes() {
 		return k.paint(k.green, "Nothing to do") + ": " + counts + ".\n"
 	}
 	s := k.paint(k.bold, "Plan:") + " " + counts + "."
@@ -95,16 +93,6 @@ func lastLine(p *plan.Plan, h Head, k ink) string {
 		s += "  " + k.paint(k.dim, h.Next+" to carry it out.")
 	}
 	return s + "\n"
-}
-
-// Changes reports whether carrying the plan out does anything to a host.
-func Changes(p *plan.Plan) bool {
-	for _, s := range p.Steps {
-		if s.Action.Changes() {
-			return true
-		}
-	}
-	return false
 }
 
 func countErrors(ds []schema.Diagnostic) int {

@@ -215,3 +215,12 @@ func Table(head []string, rows [][]string, t Terminal) string {
 	}
 	return b.String()
 }
+
+// Lines escapes a text of several lines, each behind indent.
+func Lines(s, indent string) string {
+	var b strings.Builder
+	for _, l := range strings.Split(strings.TrimRight(s, "\n"), "\n") {
+		b.WriteString(indent + Escape(strings.TrimRight(l, "\r")) + "\n")
+	}
+	return b.String()
+}

@@ -50,8 +50,9 @@ type Settings struct {
 	TrustedProxies []string `toml:"trusted_proxies"`
 	TLSCertFile    string   `toml:"tls_cert_file"`
 	TLSKeyFile     string   `toml:"tls_key_file"`
-	LogFormat      string   `toml:"log_format"` // text or json
-	LogLevel       string   `toml:"log_level"`  // debug, info, warn, error
+	KnownHostsFile string   `toml:"known_hosts_file"` // of ssh remotes
+	LogFormat      string   `toml:"log_format"`       // text or json
+	LogLevel       string   `toml:"log_level"`        // debug, info, warn, error
 
 	Hub    Hub    `toml:"hub"`
 	Agent  Agent  `toml:"agent"`
@@ -123,13 +124,11 @@ type Provider struct {
 
 // Account is one login.
 type Account struct {
-	Username       string `toml:"username"`
-	Token          Secret `toml:"token"`
-	TokenFile      string `toml:"token_file"`
-	SSHKey         Secret `toml:"ssh_key"`
-	SSHKeyFile     string `toml:"ssh_key_file"`
-	KnownHosts     string `toml:"known_hosts"`
-	KnownHostsFile string `toml:"known_hosts_file"`
+	Username   string `toml:"username"`
+	Token      Secret `toml:"token"`
+	TokenFile  string `toml:"token_file"`
+	SSHKey     Secret `toml:"ssh_key"`
+	SSHKeyFile string `toml:"ssh_key_file"`
 }
 
 // Token lets a caller of the HTTP API in.
@@ -194,13 +193,14 @@ func (w Where) File() string { return filepath.Join(w.config(), "varan", "varan.
 // Defaults are the Settings of an empty varan.toml.
 func Defaults(w Where) *Settings {
 	return &Settings{
-		Name:      "main",
-		DataDir:   filepath.Join(w.data(), "varan"),
-		Listen:    "127.0.0.1:8080",
-		LogFormat: "text",
-		LogLevel:  "info",
-		Hub:       Hub{KeyFile: filepath.Join(w.config(), "varan", "hub.key")},
-		Agent:     Agent{Root: filepath.Join(w.data(), "varan-agent")},
+		Name:           "main",
+		DataDir:        filepath.Join(w.data(), "varan"),
+		Listen:         "127.0.0.1:8080",
+		KnownHostsFile: filepath.Join(w.config(), "varan", "known_hosts"),
+		LogFormat:      "text",
+		LogLevel:       "info",
+		Hub:            Hub{KeyFile: filepath.Join(w.config(), "varan", "hub.key")},
+		Agent:          Agent{Root: filepath.Join(w.data(), "varan-agent")},
 		Config: Config{
 			Branch: "main", Path: []string{"."}, Poll: Duration(time.Minute), Apply: "auto",
 			MaxFailures: 5, OnSurprise: "ask", PreviewForks: "collaborators",

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varanhq/varan/sync"
+	"github.com/varanhq/varan/sync/httpd"
+	"github.com/varanhq/varan/sync/settings"
+)
+
+// serveCommand is the daemon.
+type serveCommand struct {
+	sh     *shell
+	config *config
+	Repo   string
+	As     string
+}
+
+func newServe(sh *shell) *cobra.Command {
+	c := &serveCommand{sh: sh}
+	cmd := &cobra.Command{
+		Use: "serve", Short: "follow a repository and apply every commit",
+		Long: `serve follows the config repository and applies every commit of its branch, puts right what drifts, and answers the
+other commands. varan.toml says the rest; it and the files of secrets are read again when they change. SIGINT and
+SIGTERM finish the steps under way; a second one leaves at once. Killing it at any moment is safe.`,
+		Example: `  varan serve --repo infra                          a folder or local repository, followed
+  varan serve --repo https://github.com/acme/infra.git
+  varan serve --config /etc/varan/varan.toml        all settings from a file
+  VARAN_LISTEN= varan serve --repo infra            without HTTP, the socket alone`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.Run(cmd.Context()) },
+	}
+	f := cmd.Flags()
+	c.config = newConfig(sh, f)
+	f.StringVar(&c.Repo, "repo", "", "URL or folder of the config repository ([config] url)")
+	f.StringVar(&c.As, "as", "", "act as this [[server]]")
+	c.config.key(f, "branch", "config.branch", "the branch to follow")
+	c.config.key(f, "path", "config.path", "paths in the repository, separated by commas")
+	c.config.key(f, "data-dir", "data_dir", "journal, mirrors and socket (default "+settings.Defaults(sh.where()).DataDir+")")
+	c.config.key(f, "root", "agent.root", "the agent's folder (default "+settings.Defaults(sh.where()).Agent.Root+")")
+	c.config.key(f, "listen", "listen", "HOST:PORT of HTTP; empty: none (default 127.0.0.1:8080)")
+	c.config.key(f, "log-format", "log_format", "text or json")
+	c.config.key(f, "log-level", "log_level", "debug, info, warn or error")
+	c.config.compatFlag(cmd)
+	_ = cmd.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// Run serves until a signal.
+func (c *serveCommand) Run(ctx context.Context) error {
+	if c.Repo != "" {
+		url := c.Repo
+		if info, err := os.Stat(url); err == nil && info.IsDir() {
+			if url, err = filepath.Abs(url); err != nil {
+				return err
+			}
+		}
+		c.config.over["config.url"] = settings.Override{Text: url, From: "--repo"}
+	}
+	set, watcher, err := c.config.read(ctx)
+	if err != nil {
+		return err
+	}
+	if set.Config.URL == "" {
+		return fmt.Errorf("which repository? Give --repo URL or DIR, or [config] url in %s", watcher.Path)
+	}
+	log := logger(c.sh, set)
+	watcher.Log = log
+
+	signals, give := interrupts()
+	defer give()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		select {
+		case sig := <-signals:
+			log.Info("stopping: the steps under way are finished; a second signal leaves at once", "signal", sig.String())
+			notify(c.sh, "STOPPING=1")
+			stop(errStopped)
+		case <-ctx.Done():
+			return
+		}
+		sig := <-signals
+		log.Warn("left at once: what is half done is put right at the next start", "signal", sig.String())
+		os.Exit(130)
+	}()
+	err = c.serve(ctx, set, watcher, log)
+	if errors.Is(err, errStopped) {
+		err = nil
+	}
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
+}
+
+var errStopped = errors.New("stopped by a signal")
+
+// serve starts everything in order and stops it in reverse.
+func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watcher *settings.Watcher, log *slog.Logger) error {
+	if err := os.MkdirAll(set.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make data_dir: %w", err)
+	}
+	unlock, err := lock(filepath.Join(set.DataDir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	fl, err := serveFleet(ctx, set, log)
+	if err != nil {
+		return err
+	}
+	defer fl.Close()
+	if fl.Made {
+		log.Info("made the fleet's key: back this file up, it is the only one that cannot be made again", "file", set.Hub.KeyFile)
+	}
+
+	dir := filepath.Dir(watcher.Path)
+	journal, err := openJournal(ctx, fl, log)
+	if err != nil {
+		return err
+	}
+	daemon, err := sync.New(sync.Options{
+		Settings: syncSettings(set, dir), DataDir: set.DataDir, Local: c.As, Servers: fl.Fleet, Journal: journal,
+		Log: log, Events: fl.Changed,
+	})
+	if err != nil {
+		return err
+	}
+
+	var now atomic.Pointer[settings.Settings]
+	now.Store(set)
+	watcher.Changed = func(s *settings.Settings) {
+		old := now.Swap(s)
+		for _, k := range fixed(old, s) {
+			log.Warn("this setting counts from the next start on", "key", k)
+		}
+		if err := daemon.Reload(syncSettings(s, dir)); err != nil {
+			log.Error("settings not taken over", "err", err)
+		}
+	}
+	server, err := httpd.New(httpd.Options{
+		Daemon: daemon, Log: log, Version: buildVersion(), Socket: set.Socket(), Listen: set.Listen,
+		CertFile: set.TLSCertFile, KeyFile: set.TLSKeyFile, TrustedProxies: prefixes(set.TrustedProxies),
+		ReadToken: filepath.Join(set.DataDir, "read-token"),
+		Tokens:    func() []httpd.Token { return tokens(now.Load()) },
+		Problems: func() []string {
+			var out []string
+			for _, p := range watcher.Problems() {
+				out = append(out, p.String())
+			}
+			return out
+		},
+	})
+	if err != nil {
+		return err
+	}
+	attrs := []any{"version", buildVersion(), "fleet", set.Name, "repo", withoutUser(set.Config.URL), "socket", set.Socket()}
+	if a := server.Addr(); a != nil {
+		attrs = append(attrs, "http", a.String())
+	}
+	log.Info("varan serves", attrs...)
+	notify(c.sh, "READY=1")
+
+	// The surface outlives the runs: while steps are being finished, status still answers.
+	httpCtx, stopHTTP := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHTTP()
+	var surface errgroup.Group
+	surface.Go(func() error { return server.Run(httpCtx) })
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := daemon.Run(gctx); err != nil {
+			return err
+		}
+		return context.Cause(gctx)
+	})
+	g.Go(func() error { return watcher.Run(gctx) })
+	g.Go(func() error {
+		select {
+		case err := <-fl.Lost:
+			return err
+		case <-gctx.Done():
+			return nil
+		}
+	})
+	err = g.Wait()
+	stopHTTP()
+	return errors.Join(err, surface.Wait())
+}
+
+// fixed lists what changed that only a start takes up.
+func fixed(a, b *settings.Settings) []string {
+	var keys []string
+	for _, k := range []struct{ key, a, b string }{
+		{"name", a.Name, b.Name}, {"data_dir", a.DataDir, b.DataDir}, {"listen", a.Listen, b.Listen},
+		{"agent.root", a.Agent.Root, b.Agent.Root}, {"hub.key_file", a.Hub.KeyFile, b.Hub.KeyFile},
+		{"log_format", a.LogFormat, b.LogFormat}, {"log_level", a.LogLevel, b.LogLevel},
+	} {
+		if k.a != k.b {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
+}
+
+func tokens(s *settings.Settings) []httpd.Token {
+	var out []httpd.Token
+	for _, t := range s.Token {
+		if h, err := httpd.ParseHash(t.Hash); err == nil {
+			out = append(out, httpd.Token{Name: t.Name, Operate: t.Role == "operate", Hash: h})
+		}
+	}
+	return out
+}
+
+func prefixes(list []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			out = append(out, p)
+		} else if a, err := netip.ParseAddr(s); err == nil {
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	return out
+}
+
+// lock holds path for this process; the kernel lets go of it with the process.
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data_dir: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		pid := make([]byte, 32)
+		n, _ := f.ReadAt(pid, 0)
+		f.Close()
+		return nil, fmt.Errorf("another varan serves from %s (process %s)", filepath.Dir(path), strings.TrimSpace(string(pid[:n])))
+	}
+	_ = f.Truncate(0)
+	_, _ = f.WriteAt([]byte(fmt.Sprintf("%d\n", os.Getpid())), 0)
+	return func() { _ = f.Close() }, nil
+}
+
+// notify tells systemd how the daemon stands, where systemd asked for it.
+func notify(sh *shell, state string) {
+	path := sh.env["NOTIFY_SOCKET"]
+	if path == "" {
+		return
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	_, _ = c.Write([]byte(state))
+}
+
+// withoutUser drops a URL's userinfo.
+func withoutUser(url string) string {
+	scheme, rest, ok := strings.Cut(url, "://")
+	if !ok {
+		return url
+	}
+	host, path, _ := strings.Cut(rest, "/")
+	if i := strings.LastIndexByte(host, '@'); i >= 0 {
+		host = host[i+1:]
+	}
+	return scheme + "://" + host + "/" + path
+}
