@@ -78,7 +78,11 @@ func (c *validateCommand) Run(context.Context) error {
 		for _, d := range diags {
 			list = append(list, out{d.Severity, d.File, d.Line, d.Column, d.Message, d.Hint})
 		}
-		data, err := json.MarshalIndent(map[string]any{"version": 1, "diagnostics": list, "resources": len(config.Resources)}, "", "  ")
+		data, err := json.MarshalIndent(struct {
+			Version     int   `json:"version"`
+			Resources   int   `json:"resources"`
+			Diagnostics []out `json:"diagnostics"`
+		}{1, len(config.Resources), list}, "", "  ")
 		if err != nil {
 			return err
 		}
