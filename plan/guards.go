@@ -293,7 +293,9 @@ func (m *maker) guardSelf(n *node) {
 		}
 		touched := n.step.Action == Remove || slices.ContainsFunc(n.step.Services, func(s ServiceStep) bool { return s.Name == name })
 		if touched {
+			quiet := n.cascaded || n.driftOnly // what comes after does not need it
 			n.stop(Held, OwnContainer, "varan runs in container %s and never stops it; replace it from outside", c.Name)
+			n.stuck = !quiet
 			return
 		}
 	}

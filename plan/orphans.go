@@ -138,17 +138,16 @@ func (m *maker) capRemovals() {
 	if len(removed) == 0 || m.d.Rules.AllowRemovals >= len(removed) {
 		return
 	}
-	kinds, servers := map[string]int{}, map[string]int{} // how many of ours stay
+	kinds, servers := map[string]int{}, map[string]int{} // how many are declared
 	stay := 0
 	for i := range m.nodes {
-		if n := &m.nodes[i]; n.step.Action != Remove && (n.live || n.res != nil && isDeployed(n.res.Kind)) {
-			if n.live {
-				stay++
-			}
-			if n.res != nil {
-				kinds[string(n.id.Kind())]++
-				servers[n.server]++
-			}
+		n := &m.nodes[i]
+		if n.step.Action != Remove && len(n.owned) > 0 {
+			stay++
+		}
+		if n.res != nil && isDeployed(n.res.Kind) {
+			kinds[string(n.id.Kind())]++
+			servers[n.server]++
 		}
 	}
 	total := stay + len(removed)

@@ -141,4 +141,11 @@ func (m *maker) checkNames() {
 }
 
 // disabled reports whether a declared server is switched off.
-func (m *maker) disabled(server string) bool { return false }
+func (m *maker) disabled(server string) bool {
+	i, ok := m.index[schema.NewID(schema.KindServer, server)]
+	if !ok {
+		return false
+	}
+	c, ok := m.resources[i].Config.(*schema.ServerConfig)
+	return ok && !c.Enabled
+}

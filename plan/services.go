@@ -290,7 +290,10 @@ func (m *maker) compareFree(n *node, u *Unit, have []*Container, facts *Facts) (
 		return v, false
 	}
 	if cmpd.Equal {
-		if !u.Ignored {
+		if scale := max(u.Scale, 1); len(have) != scale {
+			v.need(Recreate, false, NotAdoptable, n.label(u.Service)+"has "+itoa(len(have))+" of "+itoa(scale)+" containers")
+			v.changes = append(v.changes, Change{Path: n.path(u.Service, "scale"), Old: len(have), New: scale})
+		} else if !u.Ignored {
 			m.compareRunning(n, u, have, &v)
 		}
 		return v, true
