@@ -352,6 +352,9 @@ func TestRemovalCap(t *testing.T) {
 					live[c.Resource] = true
 				}
 			}
+			for id := range s.Ledger {
+				live[id] = true
+			}
 		}
 		for _, s := range p.Steps {
 			if s.Action == Remove {
