@@ -44,7 +44,17 @@ type pendingRef struct {
 
 const maxFileDiagnostics = 500
 
+// report notes a mistake of shape: an unknown key, a wrong type, a missing key.
 func (d *decoder) report(sev Severity, n *node, key bool, hint, format string, args ...any) {
+	at := len(d.diags)
+	d.reportValue(sev, n, key, hint, format, args...)
+	for i := at; i < len(d.diags); i++ {
+		d.diags[i].Shape = true
+	}
+}
+
+// reportValue notes a value of the right type that makes no sense.
+func (d *decoder) reportValue(sev Severity, n *node, key bool, hint, format string, args ...any) {
 	if d.src == nil { // a default
 		d.diags = append(d.diags, Diagnostic{Severity: sev, Message: fmt.Sprintf(format, args...)})
 		return
@@ -403,7 +413,7 @@ func (d *decoder) value(f *field, dst reflect.Value, v any, n *node, path string
 		}
 		dst.SetBool(b)
 	case "int":
-		i, ok := v.(int64)
+		i, ok := whole(v)
 		if !ok {
 			d.wrong(f, n, path, v, "")
 			return
@@ -437,7 +447,7 @@ func (d *decoder) value(f *field, dst reflect.Value, v any, n *node, path string
 		}
 		x, err := time.ParseDuration(s)
 		if err != nil || x < 0 {
-			d.report(SeverityError, n, false, `write it as "30s", "5m" or "1h30m"`, "%s: %s = %q is not a duration", d.subject, path, s)
+			d.reportValue(SeverityError, n, false, `write it as "30s", "5m" or "1h30m"`, "%s: %s = %q is not a duration", d.subject, path, s)
 			return
 		}
 		dst.SetInt(int64(x))
@@ -495,6 +505,19 @@ func (d *decoder) value(f *field, dst reflect.Value, v any, n *node, path string
 	}
 }
 
+// whole is a whole number, also one written 5.0: JSON Schema takes that too.
+func whole(v any) (int64, bool) {
+	switch v := v.(type) {
+	case int64:
+		return v, true
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
+			return int64(v), true
+		}
+	}
+	return 0, false
+}
+
 func number(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
 
 // scalar is the text of a plain value.
@@ -536,19 +559,19 @@ func (d *decoder) str(f *field, dst reflect.Value, s string, n *node, path strin
 		s = normalText(s)
 	case "weekday":
 		if _, ok := Weekday(s); !ok && s != "" {
-			d.report(SeverityError, n, false, "", "%s: %s = %q is not a day of the week", d.subject, path, s)
+			d.reportValue(SeverityError, n, false, "", "%s: %s = %q is not a day of the week", d.subject, path, s)
 		}
 	case "date":
 		if _, err := time.Parse(time.DateOnly, s); err != nil && s != "" {
-			d.report(SeverityError, n, false, "write it as YYYY-MM-DD", "%s: %s = %q is not a date", d.subject, path, s)
+			d.reportValue(SeverityError, n, false, "write it as YYYY-MM-DD", "%s: %s = %q is not a date", d.subject, path, s)
 		}
 	case "timezone":
 		if !plausibleZone(s) {
-			d.report(SeverityError, n, false, `write it as "Europe/Vienna"`, "%s: %s = %q is not the name of a time zone", d.subject, path, s)
+			d.reportValue(SeverityError, n, false, `write it as "Europe/Vienna"`, "%s: %s = %q is not the name of a time zone", d.subject, path, s)
 		}
 	case "pattern":
 		if _, err := CompilePatterns(s); err != nil {
-			d.errorf(n, "%s: %s: %v", d.subject, path, err)
+			d.reportValue(SeverityError, n, false, "", "%s: %s: %v", d.subject, path, err)
 		}
 	}
 	if f.ref != "" && s != "" {
@@ -649,7 +672,7 @@ func (d *decoder) list(f *field, dst reflect.Value, v any, n *node, path string)
 			}
 			el.SetString(s)
 		case el.Kind() == reflect.Int:
-			x, ok := e.v.(int64)
+			x, ok := whole(e.v)
 			if !ok {
 				d.errorf(e.n, "%s: %s wants a whole number, not %s", d.subject, at, typeWord(e.v))
 				continue
@@ -698,13 +721,7 @@ func (d *decoder) kv(f *field, v any, n *node, path string) ([]KV, bool) {
 		d.wrong(f, n, path, v, "")
 		return nil, false
 	}
-	keyName, valueName := "variable", "value"
-	switch f.word {
-	case "kv-conv":
-		keyName, valueName = "local", "container"
-	case "kv-term":
-		keyName, valueName = "signal", "label"
-	}
+	keyName, valueName := kvNames(f.word)
 	var out []KV
 	for i, e := range list {
 		at := path + "[" + strconv.Itoa(i) + "]"
@@ -742,6 +759,17 @@ func (d *decoder) kv(f *field, v any, n *node, path string) ([]KV, bool) {
 		}
 	}
 	return out, true
+}
+
+// kvNames are the keys of a pair written as a table.
+func kvNames(word string) (key, value string) {
+	switch word {
+	case "kv-conv":
+		return "local", "container"
+	case "kv-term":
+		return "signal", "label"
+	}
+	return "variable", "value"
 }
 
 // kvText reads a block written as text; each entry gets its own line's place.
@@ -807,7 +835,7 @@ func (d *decoder) version(f *field, dst reflect.Value, v any, n *node, path stri
 	case string:
 		x, err := ParseVersion(v)
 		if err != nil {
-			d.report(SeverityError, n, false, `write it as "1.2.3"`, "%s: %s = %q is not a version", d.subject, path, v)
+			d.reportValue(SeverityError, n, false, `write it as "1.2.3"`, "%s: %s = %q is not a version", d.subject, path, v)
 			return
 		}
 		dst.Set(reflect.ValueOf(x))
@@ -820,7 +848,7 @@ func (d *decoder) version(f *field, dst reflect.Value, v any, n *node, path stri
 				d.unknown([]string{"major", "minor", "patch"}, nil, e, path)
 				continue
 			}
-			i, ok := e.v.(int64)
+			i, ok := whole(e.v)
 			if !ok || i < 0 || i > math.MaxInt32 {
 				d.errorf(e.n, "%s: %s wants a whole number, not %s", d.subject, join(path, e.key), typeWord(e.v))
 				continue
@@ -920,7 +948,7 @@ func (d *decoder) execution(f *field, dst reflect.Value, v any, n *node, path st
 	p.Elem().Set(es.shape.proto)
 	d.table(es.shape, p.Elem(), params, pn, path+".params", es.keys)
 	if es.swarm {
-		d.report(SeverityWarning, n, false, "", "%s: %s is not handled by varan", d.subject, es.name)
+		d.reportValue(SeverityWarning, n, false, "", "%s: %s is not handled by varan", d.subject, es.name)
 		d.diags[len(d.diags)-1].Unhandled = true
 	}
 	dst.Set(reflect.ValueOf(Execution{Type: es.name, Params: p.Interface()}))

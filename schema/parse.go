@@ -265,7 +265,7 @@ func parseFile(f File, compat Compat) *parsedFile {
 			switch {
 			case t.unhandled:
 				name, _ := m["name"].(string)
-				d.report(SeverityWarning, el.n, true, "", "%s %q is not handled by varan", t.singular, name)
+				d.reportValue(SeverityWarning, el.n, true, "", "%s %q is not handled by varan", t.singular, name)
 				if n := len(d.diags); n > 0 && d.diags[n-1].Severity == SeverityWarning {
 					d.diags[n-1].Unhandled = true
 				}

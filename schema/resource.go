@@ -63,6 +63,8 @@ type Diagnostic struct {
 	Hint    string `json:"hint,omitempty"`
 	// Length in bytes of the marked text, for a caret line; 0 when unknown.
 	Length int `json:"-"`
+	// Shape marks what the JSON Schema finds too: unknown keys, missing keys, wrong types.
+	Shape bool `json:"-"`
 	// Unhandled marks "not handled by varan" and "not carried out by this version" warnings.
 	Unhandled bool `json:"-"`
 }

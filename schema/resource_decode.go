@@ -68,10 +68,10 @@ func (d *decoder) resource(out *parsedFile, kind Kind, m map[string]any, n *node
 	case !named:
 		d.report(SeverityError, n, true, "", "a %s has no name", kind)
 	case name == "" && raw != "":
-		d.report(SeverityError, n, true, "use letters and digits", "%s: nothing is left of the name when characters not allowed are dropped", d.subject)
+		d.reportValue(SeverityError, n, true, "use letters and digits", "%s: nothing is left of the name when characters not allowed are dropped", d.subject)
 	case name == "":
 		if _, ok := m["name"].(string); ok {
-			d.report(SeverityError, n, true, "", "a %s has an empty name", kind)
+			d.reportValue(SeverityError, n, true, "", "a %s has an empty name", kind)
 		}
 	}
 	r.Description, r.Tags, r.Template = common.Description, common.Tags, common.Template
@@ -126,12 +126,12 @@ func (d *decoder) variable(out *parsedFile, m map[string]any, n *node) {
 			if d.compat == CompatKomodo {
 				sev = SeverityWarning
 			}
-			d.report(sev, n, true, "use letters, digits and _, not beginning with a digit", "%s: the name cannot be written as [[%s]]", d.subject, v.Name)
+			d.reportValue(sev, n, true, "use letters, digits and _, not beginning with a digit", "%s: the name cannot be written as [[%s]]", d.subject, v.Name)
 		}
 		out.variables = append(out.variables, parsedVariable{nameLen: length,
 			Variable: Variable{Name: v.Name, Description: v.Description, Value: v.Value, IsSecret: v.IsSecret, Pos: pos}})
 	} else if _, ok := m["name"].(string); ok {
-		d.report(SeverityError, n, true, "", "a variable has an empty name")
+		d.reportValue(SeverityError, n, true, "", "a variable has an empty name")
 	}
 	d.subject, d.header = "", nil
 }
