@@ -172,8 +172,8 @@ func (o overlay) Read(name string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// load reads the project as compose will see it.
-func (s *Stack) load(ctx context.Context) (*compose.Project, error) {
+// load reads the project as compose will see it; early, what pre_deploy makes may be missing.
+func (s *Stack) load(ctx context.Context, early bool) (*compose.Project, error) {
 	tree := overlay{sent: compose.NewMemory()}
 	for _, f := range s.payload.Files {
 		if err := tree.sent.Add(f.Path, f.Data, f.Exec, f.Symlink); err != nil {
@@ -194,7 +194,7 @@ func (s *Stack) load(ctx context.Context) (*compose.Project, error) {
 	case in.OnHost:
 		return nil, fmt.Errorf("open %s, where the files of %s should lie: %w", s.dir, s.op.Resource, err)
 	}
-	p, err := compose.Load(ctx, in, compose.Host{Dir: s.dir, Secrets: s.secrets, Read: s.read})
+	p, err := compose.Load(ctx, in, compose.Host{Dir: s.dir, Secrets: s.secrets, Read: s.read, Early: early})
 	if err != nil {
 		return nil, errors.New(s.mask.String(err.Error()))
 	}
@@ -281,7 +281,7 @@ func (s *Stack) envFile(ctx context.Context) (*File, error) {
 		}
 		return &File{Path: p, Data: []byte(s.reveal(text)), Private: true}, nil
 	}
-	p, err := s.load(ctx)
+	p, err := s.load(ctx, false)
 	if err != nil {
 		return nil, err
 	}
@@ -320,7 +320,7 @@ func (s *Stack) withDir(do func(*Dir) error) error {
 
 // Load reads the project as it lies on the host now. The Stack is a container.Creator from then on.
 func (s *Stack) Load(ctx context.Context) error {
-	p, err := s.load(ctx)
+	p, err := s.load(ctx, false)
 	if err != nil {
 		return err
 	}

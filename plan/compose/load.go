@@ -29,6 +29,7 @@ import (
 type world struct {
 	dir   string                                           // absolute folder that is the tree's root; "" = paths stay as written
 	value func(name string) (string, bool)                 // of a [[NAME]]
+	early bool                                             // missing host files are no mistake yet
 	read  func(abs string) (data []byte, ok bool, _ error) // a host file; nil: never opened
 }
 
@@ -638,7 +639,7 @@ func (m *model) serviceFile(name string, s *service, file, key string, required 
 	switch {
 	case rerr != nil:
 		m.fail(at, "", "%s %s: %v", key, file, rerr)
-	case !ok && required:
+	case !ok && required && !m.w.early:
 		m.fail(at, "make the file on the host, or set required: false", "%s %s does not exist on this host", key, abs)
 	}
 	return data, ok && rerr == nil

@@ -18,6 +18,8 @@ type Host struct {
 	Secrets map[string]string // by name
 	// Read gives a regular file of the host by its absolute path; ok is false where there is none.
 	Read func(abs string) (data []byte, ok bool, err error)
+	// Early: pre_deploy has not run yet, so an env file that is not there may come to be.
+	Early bool
 }
 
 // A Project is a stack as compose's own library takes it: paths absolute, secrets filled in.
@@ -38,7 +40,7 @@ type Project struct {
 func Load(ctx context.Context, in Input, host Host) (*Project, error) {
 	up, diags := ParseUpArgs(in.Resource)
 	value := func(name string) (string, bool) { v, ok := host.Secrets[name]; return v, ok }
-	m := newModel(in, world{dir: host.Dir, value: value, read: host.Read})
+	m := newModel(in, world{dir: host.Dir, value: value, read: host.Read, early: host.Early})
 	m.diags = append(m.diags, diags...)
 	if in.Tree == nil && !m.inline {
 		return nil, fmt.Errorf("load %s: its files are not here", in.Resource.ID)
