@@ -21,7 +21,6 @@ in the right order.`,
   varan serve --repo infra      from now on by itself, at every commit`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	root.SetIn(sh.in)
 	root.SetOut(sh.out)

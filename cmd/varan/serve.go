@@ -131,7 +131,7 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	}
 
 	dir := filepath.Dir(watcher.Path)
-	journal, err := openJournal(ctx, fl, log)
+	journal, err := openJournal(ctx, fl)
 	if err != nil {
 		return err
 	}
