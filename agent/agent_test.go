@@ -241,7 +241,8 @@ func (h *host) history() map[string]int {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	out := map[string]int{}
-	msgs, errs := h.api.Events(ctx, events.ListOptions{Since: fmt.Sprint(h.begun.Unix()), Until: fmt.Sprint(time.Now().Unix() + 1),
+	now := time.Now()
+	msgs, errs := h.api.Events(ctx, events.ListOptions{Since: fmt.Sprint(h.begun.Unix()), Until: fmt.Sprintf("%d.%09d", now.Unix(), now.Nanosecond()),
 		Filters: filters.NewArgs(filters.Arg("type", "container"), filters.Arg("label", "varan.fleet="+h.fleet))})
 	for {
 		select {
@@ -257,7 +258,11 @@ func (h *host) history() map[string]int {
 	}
 }
 
-func unhealthy(c *schema.DeploymentConfig) { c.Command = "sh -c 'echo cannot start >&2; exit 3'" }
+// unhealthy ends at once, well before it would have settled.
+func unhealthy(c *schema.DeploymentConfig) {
+	c.Command = "sh -c 'echo cannot start >&2; exit 3'"
+	c.Settle = schema.Duration(5 * time.Second)
+}
 
 func env(k, v string) func(*schema.DeploymentConfig) {
 	return func(c *schema.DeploymentConfig) { c.Environment = append(c.Environment, schema.KV{Key: k, Value: v}) }
@@ -374,6 +379,7 @@ func TestSecretsStayOut(t *testing.T) {
 	const secret = "hunter2-is-not-to-be-seen"
 	cfg := h.config(env("P", "[[PASSWORD]]"))
 	cfg.Command = "sh -c 'echo $P; exit 1'"
+	cfg.Settle = schema.Duration(5 * time.Second)
 	op := h.op("web", protocol.Deploy, cfg, plan.Create)
 	op.Payload.Secrets["PASSWORD"] = secret
 	out := h.do(op)

@@ -406,8 +406,11 @@ func (a *Agent) settle(rec *record, res container.Result) (protocol.Outcome, err
 	failedHold := func(h plan.Hold) bool { return h.Kind == plan.HoldFailed }
 	if f := res.Failure; f != nil {
 		out.Status, out.Error, out.Hint, out.Tail = protocol.Failed, f.Message, f.Hint, f.Tail
-		if res.RolledBack {
+		switch {
+		case res.RolledBack:
 			out.Status = protocol.RolledBack
+		case f.Refused:
+			out.Status = protocol.Refused
 		}
 		if f.Gate && d.Digest != "" {
 			out.Held = d.Digest

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/varanhq/varan/agent/container"
 	"github.com/varanhq/varan/agent/protocol"
@@ -106,27 +105,23 @@ func (a *Agent) settleFiles(id schema.ID, base string, good bool) {
 
 // prepareStack pulls and builds what the services concerned need.
 func (a *Agent) prepareStack(ctx context.Context, op protocol.Op, concerned func(string) bool) (protocol.Outcome, error) {
-	p := op.Payload
-	reveal := revealer(p)
-	policy := container.PullMissing
-	if p.Stack.AutoPull {
-		policy = container.PullAlways
+	s, err := a.openStack(ctx, op, a.ledger.get(op.Resource))
+	if err != nil {
+		return protocol.Outcome{}, err
 	}
-	var pulls []container.Pull
-	for _, u := range p.Units {
-		if !concerned(u.Service) {
-			continue
+	var services []string
+	for _, u := range op.Payload.Units {
+		if concerned(u.Service) {
+			services = append(services, u.Service)
 		}
-		if u.Build {
-			return protocol.Outcome{}, &container.Failure{Service: u.Service, Message: fmt.Sprintf("service %q is built, and this version builds nothing", u.Service),
-				Hint: "build the image elsewhere and name it under image"}
-		}
-		pulls = append(pulls, container.Pull{Service: u.Service, Image: reveal(u.Image), Policy: policy})
 	}
-	return done(a.engine.Pull(ctx, pulls, login(p.Registries), a.say(op)))
+	if len(services) == 0 {
+		return protocol.Outcome{Status: protocol.Done}, nil
+	}
+	return done(s.Prepare(ctx, services, a.say(op)))
 }
 
-// compareStack and compareDeployment say how what runs without our labels differs from the declaration.
+// compare says how what runs without our labels differs from the declaration.
 func (a *Agent) compare(ctx context.Context, q protocol.Query, rec *record) (map[string]plan.Comparison, error) {
 	p := q.Payload
 	op := protocol.Op{Resource: q.Resource, Fleet: a.opts.Fleet, Payload: p}

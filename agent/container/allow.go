@@ -31,6 +31,10 @@ func (r *Refusal) Error() string {
 	return fmt.Sprintf("%s is refused on this host by [allow] %s in agent.toml", r.What, r.Key)
 }
 
+func (r *Refusal) failure() *Failure {
+	return &Failure{Message: r.Error(), Hint: "whoever runs the host decides that; see [allow] in agent.toml", Refused: true}
+}
+
 // Bind says why a bind mount's source is refused; nil if it is not.
 func (a Allow) Bind(source string) error {
 	source = path.Clean(source)

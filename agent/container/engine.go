@@ -94,7 +94,11 @@ func (r *run) finish(err error) {
 		return
 	}
 	var f *Failure
-	if !errors.As(err, &f) {
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		f = refusal.failure()
+	case !errors.As(err, &f):
 		f = &Failure{Message: err.Error()}
 	}
 	r.result.Failure = f

@@ -72,6 +72,8 @@ type Failure struct {
 	Tail    string `json:"tail,omitempty"` // what the container printed last
 	// Gate: the new containers were tried and found bad, so that trying again makes no sense.
 	Gate bool `json:"gate,omitempty"`
+	// Refused: agent.toml does not allow it.
+	Refused bool `json:"refused,omitempty"`
 }
 
 func (f *Failure) Error() string { return f.Message }
