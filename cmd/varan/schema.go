@@ -43,5 +43,5 @@ func (c *schemaCommand) Run(context.Context) error {
 }
 
 func jsonSchema(compat schema.Compat) ([]byte, error) {
-	return nil, errNotInThisVersion
+	return schema.JSONSchema(compat)
 }
