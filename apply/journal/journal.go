@@ -62,7 +62,8 @@ func Open(ctx context.Context, js jetstream.JetStream, opts Options) (*Journal, 
 	stream, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: streamName, Subjects: []string{"run.>"}, Storage: jetstream.FileStorage,
 		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
-		MaxBytes: cmp.Or(opts.MaxBytes, 128<<20), MaxAge: cmp.Or(opts.MaxAge, 90*24*time.Hour),
+		AllowDirect: true,
+		MaxBytes:    cmp.Or(opts.MaxBytes, 128<<20), MaxAge: cmp.Or(opts.MaxAge, 90*24*time.Hour),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)

@@ -179,15 +179,15 @@ func TestLargeAndBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hub.Close()
-	j, err := journal.Open(t.Context(), hub.JetStream(), journal.Options{MaxBytes: 4 << 20})
+	j, err := journal.Open(t.Context(), hub.JetStream(), journal.Options{MaxBytes: 3 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var noise strings.Builder // does not pack well
-	for i := range 200_000 {
+	for i := range 120_000 {
 		fmt.Fprintf(&noise, "%x", i*2654435761)
 	}
-	for n := range 12 {
+	for n := range 8 {
 		e := entries(fmt.Sprintf("r%02d", n))
 		e[0].Plan.Plan.Steps[1].Changes = []plan.Change{{Path: "x", New: noise.String()}}
 		for _, e := range e {
@@ -196,12 +196,12 @@ func TestLargeAndBounded(t *testing.T) {
 			}
 		}
 	}
-	r, err := j.Run(t.Context(), "r11")
+	r, err := j.Run(t.Context(), "r07")
 	if err != nil || r.Plan.Steps[1].Changes[0].New != noise.String() {
 		t.Fatalf("Run = %v", err)
 	}
 	runs, err := j.Runs(t.Context(), 0)
-	if err != nil || len(runs) == 0 || len(runs) >= 12 || runs[0].ID != "r11" {
+	if err != nil || len(runs) == 0 || len(runs) >= 8 || runs[0].ID != "r07" {
 		t.Errorf("Runs = %d, %v", len(runs), err)
 	}
 }

@@ -1,0 +1,359 @@
+package fleet_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+
+	"github.com/varanhq/varan/agent/link"
+	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/agent/protocol/wire"
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/apply/fleet"
+	"github.com/varanhq/varan/apply/fleettest"
+)
+
+func deploy(id protocol.OpID) protocol.Op {
+	return protocol.Op{ID: id, Verb: protocol.Deploy, Resource: "stack/db", Server: "web1"}
+}
+
+// TestAgentIsConfined: a valid agent reaches its own subjects and nothing else.
+func TestAgentIsConfined(t *testing.T) {
+	hub := newHub(t, fleet.Options{JournalDir: t.TempDir()})
+	key, public := newKey(t)
+	_, other := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public, "web2": other}); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var denied []string
+	conn, err := link.Connect("", key, hub.InProcess(), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		denied = append(denied, err.Error())
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	subjects := []string{">", "*", "_INBOX.>", "$JS.>", "$KV.>", "$SYS.>", "run.>", wire.ToAgent(other), "varan.agent.*", wire.FromAgents, wire.InboxPrefix(other) + ".>"}
+	for _, s := range subjects {
+		if _, err := conn.SubscribeSync(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish := []string{"$JS.API.INFO", "$JS.API.STREAM.DELETE.RUNS", "$SYS.REQ.SERVER.PING", "run.x.started", wire.FromAgent(other), wire.ToAgent(other), "_INBOX.x"}
+	for _, s := range publish {
+		if err := conn.Publish(s, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		mu.Lock()
+		n := len(denied)
+		mu.Unlock()
+		if n >= len(subjects)+len(publish) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d refused: %v", n, len(subjects)+len(publish), denied)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := js.AccountInfo(ctx); err == nil {
+		t.Error("an agent has JetStream")
+	}
+}
+
+func TestStrangersAreRefused(t *testing.T) {
+	hub := newHub(t, fleet.Options{})
+	key, public := newKey(t)
+	if _, err := link.Connect("", key, hub.InProcess()); err == nil {
+		t.Error("a key that is not enrolled was let in")
+	}
+	if _, err := nats.Connect("", hub.InProcess()); err == nil {
+		t.Error("no key at all was let in")
+	}
+	stranger, _ := newKey(t)
+	if _, err := nats.Connect("", hub.InProcess(), nats.Nkey(hub.FleetKey(), stranger.Sign)); err == nil {
+		t.Error("the fleet's public key without its private half was let in")
+	}
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	conn, _ := serve(t, hub, link.Options{Handler: fleettest.NewAgent(), Key: key})
+	if _, err := hub.Do(t.Context(), deploy("op1"), nil); err != nil {
+		t.Fatal(err)
+	}
+	closed := conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	if err := hub.Enrol(nil); err != nil {
+		t.Fatal(err)
+	}
+	<-closed // locked out at once
+	if _, err := hub.Do(t.Context(), deploy("op2"), nil); !errors.Is(err, apply.ErrUnreachable) {
+		t.Errorf("Do = %v", err)
+	}
+	if err := hub.Enrol(map[string]string{"a": public, "b": public}); err == nil {
+		t.Error("one key stands for two servers")
+	}
+}
+
+// TestForgedAndReplayed: who has the NATS cluster, but not the fleet's key, cannot make an agent act.
+func TestForgedAndReplayed(t *testing.T) {
+	hubKey, _ := newKey(t)
+	hub := newHub(t, fleet.Options{Key: hubKey})
+	key, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	agent := fleettest.NewAgent()
+	_, stop := serve(t, hub, link.Options{Handler: agent, Key: key})
+	bus, err := nats.Connect("", hub.InProcess(), nats.Nkey(hub.FleetKey(), hubKey.Sign))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bus.Close()
+	heard := make(chan *nats.Msg, 64)
+	if _, err := bus.ChanSubscribe(wire.ToAgent(public), heard); err != nil {
+		t.Fatal(err)
+	}
+	if err := bus.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	op := deploy("op1")
+	op.Payload = &protocol.Payload{Secrets: map[string]protocol.Secret{"PW": "canary-hunter2"}}
+	if _, err := hub.Do(t.Context(), op, nil); err != nil {
+		t.Fatal(err)
+	}
+	var submit []byte
+	for submit == nil {
+		m := <-heard
+		if strings.Contains(string(m.Data), "canary") {
+			t.Error("a secret is on the wire")
+		}
+		if strings.Contains(string(m.Data), `"kind":"submit"`) {
+			submit = m.Data
+		}
+	}
+	ask := func(what string, data []byte, want string) {
+		t.Helper()
+		reply, err := bus.Request(wire.ToAgent(public), data, 5*time.Second)
+		if err != nil || !strings.Contains(string(reply.Data), want) {
+			t.Errorf("%s: %q, %v", what, reply.Data, err)
+		}
+	}
+	ask("replayed", submit, "seen before")
+	changed := []byte(strings.Replace(string(submit), `"term":1`, `"term":9`, 1))
+	ask("altered", changed, "not signed")
+	ask("noise", []byte("Mxxxx"), "refused")
+	ask("empty", nil, "refused")
+
+	mallory, _ := newKey(t)
+	curve, _ := nkeys.CreateCurveKeys()
+	forger := &wire.Endpoint{Conn: bus, Key: mallory, Curve: curve, Accept: func(*wire.Manifest) error { return wire.ErrIgnore }, Handle: func(*wire.Message) {}}
+	if _, err := forger.Listen("nowhere"); err != nil {
+		t.Fatal(err)
+	}
+	body, _ := json.Marshal(deploy("op2"))
+	err = forger.Send(t.Context(), wire.ToAgent(public), wire.Manifest{Kind: wire.Submit, Agent: public, Op: "op2"}, body)
+	if err == nil || !strings.Contains(err.Error(), "not signed by the fleet's key") {
+		t.Errorf("forged: %v", err)
+	}
+	if n := len(agent.Done()); n != 1 {
+		t.Errorf("%d ops done", n)
+	}
+
+	// The agent starts anew: what an earlier one of it was sent is void, and the hub goes on by itself.
+	stop()
+	serve(t, hub, link.Options{Handler: agent, Key: key})
+	ask("replayed to a new agent", submit, wire.RefusedSession)
+	if out, err := hub.Do(t.Context(), op, nil); err != nil || !out.Again {
+		t.Errorf("Do = %+v, %v", out, err)
+	}
+}
+
+// TestTerms: an agent that obeyed a leader obeys no earlier one, over restarts; a new leader goes above.
+func TestTerms(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "term")
+	if err := os.WriteFile(file, []byte("50\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hub := newHub(t, fleet.Options{})
+	key, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	agent := fleettest.NewAgent()
+	_, stop := serve(t, hub, link.Options{Handler: agent, Key: key, TermFile: file})
+	if _, err := hub.Do(t.Context(), deploy("op1"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := agent.Done()[0].Term; got != 51 {
+		t.Errorf("term %d, want 51", got)
+	}
+	if data, _ := os.ReadFile(file); string(data) != "51\n" {
+		t.Errorf("kept %q", data)
+	}
+	stop()
+	if err := os.WriteFile(file, []byte("60\n"), 0o600); err != nil { // meanwhile it obeyed somebody else
+		t.Fatal(err)
+	}
+	serve(t, hub, link.Options{Handler: agent, Key: key, TermFile: file})
+	if _, err := hub.Do(t.Context(), deploy("op2"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := agent.Done()[1].Term; got != 61 {
+		t.Errorf("term %d, want 61", got)
+	}
+}
+
+func TestDeadAgentIsToldAtOnce(t *testing.T) {
+	hub := newHub(t, fleet.Options{})
+	key, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	_, stop := serve(t, hub, link.Options{Handler: fleettest.NewAgent(), Key: key})
+	if err := hub.Present(t.Context(), "web1"); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	began := time.Now()
+	_, err := hub.Do(t.Context(), deploy("op1"), nil)
+	if !errors.Is(err, apply.ErrUnreachable) || time.Since(began) > 2*time.Second {
+		t.Errorf("Do = %v after %v", err, time.Since(began))
+	}
+}
+
+func TestOtherProtocolVersionIsRefused(t *testing.T) {
+	hub := newHub(t, fleet.Options{})
+	key, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := link.Connect("", key, hub.InProcess())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	curve, _ := nkeys.CreateCurveKeys()
+	var e *wire.Endpoint
+	e = &wire.Endpoint{Conn: conn, Key: key, Curve: curve, Accept: func(*wire.Manifest) error { return nil }, Handle: func(m *wire.Message) {
+		go func() {
+			body, _ := json.Marshal(wire.Greeting{Version: protocol.Version + 2, Session: "s"})
+			_ = e.Send(context.Background(), wire.FromAgent(public), wire.Manifest{Kind: wire.Answer, Agent: public, To: m.Curve, Re: m.ID}, body)
+		}()
+	}}
+	if _, err := e.Listen(wire.ToAgent(public)); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hub.Do(t.Context(), deploy("op1"), nil); err == nil || !strings.Contains(err.Error(), "version 3") {
+		t.Errorf("Do = %v", err)
+	}
+}
+
+func TestChangedIsTold(t *testing.T) {
+	hub := newHub(t, fleet.Options{})
+	key, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	changed := make(chan struct{}, 1)
+	serve(t, hub, link.Options{Handler: fleettest.NewAgent(), Key: key, Changed: changed})
+	changed <- struct{}{}
+	if got := <-hub.Changed(); got != "web1" {
+		t.Errorf("%q changed", got)
+	}
+}
+
+func TestLoadKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "hub.key")
+	key, made, err := fleet.LoadKey(path)
+	if err != nil || !made {
+		t.Fatal(made, err)
+	}
+	again, made, err := fleet.LoadKey(path)
+	if err != nil || made {
+		t.Fatal(made, err)
+	}
+	a, _ := key.PublicKey()
+	b, _ := again.PublicKey()
+	if a != b || !strings.HasPrefix(a, "U") {
+		t.Errorf("%s, then %s", a, b)
+	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := fleet.LoadKey(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("a key others can read: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("rubbish"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := fleet.LoadKey(path); err == nil || strings.Contains(err.Error(), "rubbish") {
+		t.Errorf("a damaged key: %v", err)
+	}
+}
+
+func BenchmarkDo(b *testing.B) {
+	fleetKey, err := nkeys.CreateUser()
+	if err != nil {
+		b.Fatal(err)
+	}
+	hub, err := fleet.Start(fleet.Options{Key: fleetKey})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer hub.Close()
+	key, _ := nkeys.CreateUser()
+	public, _ := key.PublicKey()
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		b.Fatal(err)
+	}
+	conn, err := link.Connect("", key, hub.InProcess())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan error, 1)
+	go func() {
+		over <- link.Serve(ctx, conn, link.Options{Handler: fleettest.NewAgent(), Key: key, FleetKey: hub.FleetKey()})
+	}()
+	<-hub.Changed()
+	n := 0
+	for b.Loop() {
+		n++
+		op := deploy(apply.OpIDOf("main", "stack/db", "1:x", protocol.Deploy, string(rune(n))))
+		if _, err := hub.Do(ctx, op, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	cancel()
+	if err := <-over; err != nil {
+		b.Fatal(err)
+	}
+}
