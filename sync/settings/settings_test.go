@@ -188,3 +188,27 @@ func TestWatcher(t *testing.T) {
 		return false
 	})
 }
+
+// TestDocs: every key stands in docs/configuration.md, and its example loads as it stands but for the hash.
+func TestDocs(t *testing.T) {
+	data, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(data)
+	for table, keys := range knownKeys() {
+		for _, k := range keys {
+			if !strings.Contains(text, k) {
+				t.Errorf("docs/configuration.md does not tell of %s.%s", table, k)
+			}
+		}
+	}
+	_, example, _ := strings.Cut(text, "```toml\n")
+	example, _, _ = strings.Cut(example, "```")
+	_, diags := load(t, strings.ReplaceAll(example, `"…"`, `"`+strings.Repeat("0", 64)+`"`), nil)
+	for _, d := range diags {
+		if !strings.Contains(d, "not carried out by this version") {
+			t.Error(d)
+		}
+	}
+}
