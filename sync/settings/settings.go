@@ -93,8 +93,6 @@ type Config struct {
 	OnSurprise   string   `toml:"on_surprise"`
 	PreviewForks string   `toml:"preview_forks"`
 	Approvers    []string `toml:"approvers"`
-	MatchTags    []string `toml:"match_tags"`
-	GitAccount   string   `toml:"git_account"` // which of the provider's accounts; "" = its first
 }
 
 // Forge is one code host's API.
