@@ -12,6 +12,14 @@ import (
 
 // check looks at one resource by itself.
 func (d *decoder) check(r *Resource) {
+	mapTexts(r, func(key, text string, pos Pos) string {
+		if strings.Contains(text, "[[") {
+			if _, _, err := Interpolate(text, func(string) (string, bool) { return "", false }); err != nil {
+				d.diags = append(d.diags, Diagnostic{Severity: d.lenient(), Pos: pos, Message: fmt.Sprintf("%s: %s: %v", d.subject, key, err)})
+			}
+		}
+		return text
+	})
 	switch c := r.Config.(type) {
 	case *DeploymentConfig:
 		d.checkDeployment(r, c)
@@ -47,6 +55,7 @@ func (d *decoder) checkDeployment(r *Resource, c *DeploymentConfig) {
 		if c.Image.Build == "" {
 			d.at(r, d.lenient(), "config.image", "", "config.image names no build")
 		}
+	case c.Image.Image == "" && r.Has("config.image") && !r.Has("config.image.type") && !r.Has("config.image.params"): // of a wrong type
 	case c.Image.Image == "":
 		d.at(r, d.lenient(), "config.image", `set config.image = { type = "Image", params = { image = "…" } }`, "it has no image")
 	case !strings.Contains(c.Image.Image, "[["):

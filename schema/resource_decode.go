@@ -89,6 +89,13 @@ func (d *decoder) resource(out *parsedFile, kind Kind, m map[string]any, n *node
 		for i, a := range applied.After {
 			key := "after[" + strconv.Itoa(i) + "]"
 			k := findKey(d.keys, key)
+			if a == "" { // empty, or of a wrong type and reported
+				if k.length == 2 {
+					d.diags = append(d.diags, Diagnostic{Severity: SeverityError, Length: 2, Message: d.subject + ": after names nothing",
+						Pos: Pos{File: r.Pos.File, Line: int(k.line), Column: int(k.column)}})
+				}
+				continue
+			}
 			p.after = append(p.after, pendingRef{raw: a, stack: NewID(KindStack, NormalName(KindStack, a)), deploy: NewID(KindDeployment, NormalName(KindDeployment, a)),
 				pos: Pos{File: r.Pos.File, Line: int(k.line), Column: int(k.column)}, length: int(k.length)})
 		}

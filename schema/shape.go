@@ -100,7 +100,7 @@ type resourceKeys struct {
 
 // appliedKeys are the further keys of stacks and deployments beside their config.
 type appliedKeys struct {
-	Deploy  bool     `key:"deploy" doc:"true: a merge makes it run; false: changed only on request. Left out: true; under compat: what runs is kept up to date, what does not run stays so."`
+	Deploy  bool     `key:"deploy" default:"true" doc:"true: a merge makes it run; false: changed only on request. Left out: true; under compat: what runs is kept up to date, what does not run stays so."`
 	After   []string `key:"after" doc:"Stacks and deployments that must be healthy first, by name or as kind/name."`
 	Ensure  string   `key:"ensure" own:"true" default:"\"running\"" enum:"running stopped completed" doc:"The state it is kept in."`
 	Was     string   `key:"was" own:"true" doc:"Its former name: what ran under it is taken over without a restart."`

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 
@@ -194,8 +195,11 @@ func (s *source) syntaxError(err error) *Diagnostic {
 		return d
 	}
 	d.Pos = s.pos(pe.Position.Start)
-	if pe.Position.Len > 0 {
-		d.Length = pe.Position.Len
+	if from := min(pe.Position.Start, len(s.text)); pe.Position.Len > 0 {
+		d.Length = min(pe.Position.Len, len(s.text)-from)
+		if i := bytes.IndexAny(s.text[from:from+d.Length], "\r\n"); i >= 0 {
+			d.Length = i
+		}
 	}
 	msg := pe.Message
 	if msg == "" {
