@@ -1,0 +1,403 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
+)
+
+// A follower is the loop around a syncer: it hears what happens and makes runs, one at a time.
+type follower struct {
+	*syncer
+	poll     time.Duration
+	paused   func() bool
+	started  func(*syncer, apply.Head, context.CancelCauseFunc) func()
+	relay    func(apply.Event)
+	stored   func(SyncStatus)
+	contest  func(ctx context.Context, server string, id schema.ID, reason string)
+	changed  chan struct{} // files or refs may have changed
+	stirred  chan struct{} // a server may have changed
+	commands chan job
+	pollNow  chan chan error
+
+	// Owned by the loop.
+	tip      view
+	tipSeen  time.Time
+	tipPolls int
+	want     []job // waiting, the most urgent first; a commit stands for drift too
+	running  *current
+	taken    string    // the commit that was let through last
+	retry    time.Time // when to try again, zero = not
+	backoff  time.Duration
+	failed   int // fetches in a row
+}
+
+// A current is the run that goes on.
+type current struct {
+	job    job
+	view   view
+	done   chan struct{}
+	cancel context.CancelCauseFunc
+}
+
+// follow runs until ctx ends, and returns after the last run has stopped.
+func (f *follower) follow(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	raw := make(chan struct{}, 1)
+	g.Go(func() error {
+		if err := f.src.watch(ctx, raw); err != nil {
+			f.log.WarnContext(ctx, "changes are not watched, only looked for", "err", err)
+		}
+		return nil
+	})
+	g.Go(func() error { return debounce(ctx, raw, f.changed, f.quietTime()) })
+	g.Go(func() error { return f.loop(ctx) })
+	return g.Wait()
+}
+
+// quietTime is how long files must lie still. A ref is written at once, a folder file by file.
+func (f *follower) quietTime() time.Duration {
+	if _, folder := f.src.(*folderSource); folder {
+		return or(f.opts.Timing.Debounce, 300*time.Millisecond)
+	}
+	return 5 * time.Millisecond
+}
+
+func or(d, otherwise time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return otherwise
+}
+
+// debounce passes a signal on once the source has been still for d.
+func debounce(ctx context.Context, in <-chan struct{}, out chan<- struct{}, d time.Duration) error {
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-in:
+			timer.Reset(d)
+		case <-timer.C:
+			select {
+			case out <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func (f *follower) loop(ctx context.Context) error {
+	period := f.poll
+	poll := time.NewTimer(0)
+	drift := time.NewTicker(or(f.opts.Timing.Drift, 5*time.Minute))
+	retry := time.NewTimer(time.Hour)
+	defer poll.Stop()
+	defer drift.Stop()
+	defer retry.Stop()
+	for {
+		var ended chan struct{}
+		if f.running != nil {
+			ended = f.running.done
+		}
+		select {
+		case <-ctx.Done():
+			if f.running != nil {
+				<-f.running.done // apply ends by itself: ctx is its parent
+			}
+			return nil
+		case <-poll.C:
+			poll.Reset(f.look(ctx, period))
+		case <-f.changed:
+			poll.Reset(f.look(ctx, period))
+		case answer := <-f.pollNow:
+			poll.Reset(f.look(ctx, period))
+			answer <- f.lookError()
+		case <-f.stirred:
+			f.ask(job{trigger: triggerDrift})
+		case <-drift.C:
+			f.ask(job{trigger: triggerDrift})
+		case <-retry.C:
+			f.retry = time.Time{}
+			f.ask(job{trigger: triggerRetry})
+		case j := <-f.commands:
+			f.ask(j)
+		case <-ended:
+			f.running = nil
+		}
+		f.start(ctx)
+		if at := f.retryAt(); at > 0 {
+			retry.Reset(at)
+		}
+	}
+}
+
+// retryAt is how long until the next retry, 0 = none.
+func (f *follower) retryAt() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.status.Retry.IsZero() {
+		return 0
+	}
+	return max(time.Until(f.status.Retry), time.Millisecond)
+}
+
+func (f *follower) lookError() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.status.State == "unreachable" {
+		return errors.New(f.status.Error)
+	}
+	return nil
+}
+
+// fetchTimeout bounds one look at the repository: a first fetch of a large one takes a while.
+const fetchTimeout = 10 * time.Minute
+
+// look asks the source what is newest and decides whether it may be taken. It returns when to look again.
+func (f *follower) look(ctx context.Context, period time.Duration) time.Duration {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	v, err := f.src.fetch(ctx)
+	now := time.Now()
+	if err != nil {
+		if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
+			return period
+		}
+		f.failed++
+		f.note(func(s *SyncStatus) { s.State, s.Error, s.Polled = "unreachable", err.Error(), now.UTC() })
+		if f.failed == 1 {
+			f.say(ctx, Report{Stage: StageUnreachable, Err: err})
+		}
+		return min(max(period, time.Second)<<min(f.failed, 4), 15*time.Minute)
+	}
+	f.failed = 0
+	folder := v.commit == ""
+	if !folder && v.commit == f.tip.commit {
+		f.tipPolls++
+	} else {
+		f.tip, f.tipSeen, f.tipPolls = v, now, 1
+	}
+	f.note(func(s *SyncStatus) {
+		s.Tip, s.Branch, s.Polled = v.commit, v.branch, now.UTC()
+		if s.State == "unreachable" || s.State == "reading" {
+			s.State, s.Error = "ok", ""
+		}
+	})
+	if folder {
+		f.ask(job{trigger: triggerCommit})
+		return max(period, time.Minute)
+	}
+	if v.commit == f.taken {
+		f.othersMoved(ctx)
+		return period
+	}
+	state, why := f.relation(ctx, v, f.tipSeen, f.tipPolls)
+	stand := or(f.opts.Timing.Rewritten, 30*time.Second)
+	switch state {
+	case "waiting":
+		if f.tipPolls == 1 {
+			f.say(ctx, Report{Stage: StageWaiting, Commit: v.commit, Why: why})
+		}
+		f.note(func(s *SyncStatus) { s.State, s.Error = state, why })
+		return min(period, max(stand-now.Sub(f.tipSeen), 0)+10*time.Millisecond)
+	case "unreachable":
+		f.note(func(s *SyncStatus) { s.State, s.Error = state, why })
+		return period
+	case "asking":
+		f.mu.Lock()
+		f.back = why
+		f.mu.Unlock()
+	default:
+		f.mu.Lock()
+		f.back = ""
+		f.mu.Unlock()
+	}
+	f.taken = v.commit
+	f.ask(job{trigger: triggerCommit})
+	if r := f.running; r != nil && r.job.trigger != triggerCommand {
+		r.cancel(apply.ErrSuperseded) // what is in flight finishes; the rest is planned anew
+	}
+	return period
+}
+
+// othersMoved asks for a run when another repository that stacks come from has a new commit.
+func (f *follower) othersMoved(ctx context.Context) {
+	f.mu.Lock()
+	r := f.lastRead
+	f.mu.Unlock()
+	if r == nil || len(r.others) == 0 || f.running != nil {
+		return
+	}
+	f.ask(job{trigger: triggerDrift}) // reading fetches them; nothing new costs one question each
+}
+
+// ask puts a job in line. What stands there already for the same end is enough.
+func (f *follower) ask(j job) {
+	if j.trigger != triggerCommand {
+		for i, w := range f.want {
+			if w.trigger == triggerCommand {
+				continue
+			}
+			if j.trigger == triggerCommit || j.trigger == triggerSecret {
+				f.want[i] = j
+			}
+			return
+		}
+	}
+	f.want = append(f.want, j)
+}
+
+// start begins the next run if none goes on.
+func (f *follower) start(ctx context.Context) {
+	if f.running != nil || len(f.want) == 0 || f.tip.tree == nil {
+		return
+	}
+	j := f.want[0]
+	if f.paused() && j.trigger != triggerCommand {
+		f.want = slices.DeleteFunc(f.want, func(w job) bool { return w.trigger != triggerCommand && w.trigger != triggerCommit })
+		f.note(func(s *SyncStatus) { s.State = "paused" })
+		return
+	}
+	f.want = f.want[1:]
+	f.note(func(s *SyncStatus) { s.Retry = time.Time{} })
+	runCtx, cancel := context.WithCancelCause(ctx)
+	c := &current{job: j, view: f.tip, done: make(chan struct{}), cancel: cancel}
+	f.running = c
+	go func() {
+		defer close(c.done)
+		defer cancel(nil)
+		f.once(runCtx, c, cancel)
+	}()
+}
+
+// once makes one run and takes its outcome into the status.
+func (f *follower) once(ctx context.Context, c *current, cancel context.CancelCauseFunc) {
+	f.runLock.Lock()
+	defer f.runLock.Unlock()
+	j, v := c.job, c.view
+	if v.commit == "" { // a folder: look at it anew
+		if fresh, err := f.src.fetch(ctx); err == nil {
+			v = fresh
+		}
+	}
+	if f.good != nil && (j.trigger == triggerDrift || j.trigger == triggerRetry || j.trigger == triggerSecret) && f.isBroken(v) {
+		v = f.good.view // a broken tip is not applied; what was good is looked after
+	}
+	tell := j.events
+	j.events = func(e apply.Event) {
+		f.relay(e)
+		if tell != nil {
+			tell(e)
+		}
+	}
+	finish := f.started(f.syncer, f.head(v.commit, j), cancel)
+	p, res, err := f.run(ctx, v, j)
+	finish()
+	f.conclude(ctx, v, j, p, res, err)
+	if j.ended != nil {
+		j.ended(p, res, err)
+	}
+}
+
+// isBroken reports whether this view was read before and could not be taken.
+func (f *follower) isBroken(v view) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status.State == "broken" && (v.commit == "" || v.commit == f.status.Tip)
+}
+
+// conclude writes a run's outcome into the status.
+func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, res *apply.Result, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := &f.status
+	switch {
+	case err != nil:
+		s.State, s.Error = "failed", err.Error()
+		if causeOf(ctx) == nil && ctx.Err() == nil {
+			f.backoff = min(max(2*f.backoff, or(f.opts.Timing.RetryMin, time.Minute)), or(f.opts.Timing.RetryMax, time.Hour))
+			s.Retry = time.Now().Add(f.backoff).UTC()
+			f.log.ErrorContext(ctx, "run not made", "trigger", j.trigger, "err", err)
+		}
+	case res == nil: // broken
+		s.State, s.Error, s.Diagnostics = "broken", "the commit has errors and is not applied", p.Diagnostics
+	case res.Status == apply.StatusAsks:
+		s.State, s.Asks, s.Digest = "asking", res.Asks, p.Digest
+		f.pending = &pendingApproval{digest: p.Digest, view: v}
+	default:
+		f.backoff = 0
+		s.Asks, s.Digest, s.Error, s.Diagnostics = nil, "", "", p.Diagnostics
+		if v.commit == s.Tip || v.commit == "" {
+			f.pending = nil
+		}
+		s.State = "ok"
+		if !res.OK() && res.Status != apply.StatusSuperseded && res.Status != apply.StatusCancelled {
+			s.State = "failed"
+			if res.Retry > 0 {
+				s.State = "retrying"
+				s.Retry = time.Now().Add(f.shorten(res.Retry)).UTC()
+			}
+		}
+		if res.OK() {
+			f.back = ""
+		}
+		f.contested(ctx, j, res)
+	}
+	if f.stored != nil {
+		f.stored(*s)
+	}
+}
+
+// shorten applies the test's knobs to apply's backoff.
+func (f *follower) shorten(d time.Duration) time.Duration {
+	if f.opts.Timing.RetryMin > 0 {
+		d = min(d, f.opts.Timing.RetryMin)
+	}
+	return d
+}
+
+// contested counts what drift runs put right: the third time within an hour the resource is held, because
+// somebody else wants it otherwise.
+func (f *follower) contested(ctx context.Context, j job, res *apply.Result) {
+	if j.trigger != triggerDrift {
+		if j.trigger == triggerCommit {
+			f.put = nil
+		}
+		return
+	}
+	if f.put == nil {
+		f.put = make(map[schema.ID][]time.Time)
+	}
+	now := time.Now()
+	for _, st := range res.Steps {
+		if !st.Changed {
+			continue
+		}
+		times := slices.DeleteFunc(f.put[st.Resource], func(t time.Time) bool { return now.Sub(t) > time.Hour })
+		f.put[st.Resource] = append(times, now)
+		if len(f.put[st.Resource]) >= 3 {
+			delete(f.put, st.Resource)
+			go f.contest(context.WithoutCancel(ctx), st.Server, st.Resource, "put right three times within an hour without a new commit")
+		}
+	}
+}
+
+// secretsChanged reports whether two settings hold other secrets.
+func secretsChanged(a, b *Settings) bool {
+	return !maps.Equal(a.Secrets, b.Secrets)
+}
+
+var _ protocol.Secret // secrets are compared, never shown

@@ -1,0 +1,70 @@
+package sync
+
+import (
+	"context"
+	"slices"
+
+	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
+)
+
+// observe asks the servers how they stand, and then what plan must know beyond. What had to be asked last time
+// is asked along with the first question, so that a state without surprises costs one.
+func (s *syncer) observe(ctx context.Context, r *reading, servers []string) *plan.State {
+	asked := s.asked
+	if s.askedFor != r {
+		asked = nil
+	}
+	state := apply.Observe(ctx, s.opts.Servers, servers, s.questions(ctx, r, asked))
+	queries := plan.Queries(r.desired, state)
+	s.asked, s.askedFor = queries, r
+	more := map[string]bool{}
+	for _, q := range queries {
+		if !slices.ContainsFunc(asked, func(a plan.Query) bool { return covered(q, a) }) {
+			more[q.Server] = true
+		}
+	}
+	if len(more) == 0 {
+		return state
+	}
+	again := apply.Observe(ctx, s.opts.Servers, sortedKeys(more), s.questions(ctx, r, queries))
+	for name, st := range again.Servers {
+		state.Servers[name] = st
+	}
+	return state
+}
+
+// covered reports whether the answer to a tells what q asks.
+func covered(q, a plan.Query) bool {
+	return q.Server == a.Server && q.Resource == a.Resource && (len(q.Compare) == 0 || len(a.Compare) > 0)
+}
+
+// questions turns plan's queries into messages, by server.
+func (s *syncer) questions(ctx context.Context, r *reading, queries []plan.Query) map[string][]protocol.Query {
+	out := make(map[string][]protocol.Query)
+	for _, q := range queries {
+		p, err := r.payload(ctx, q.Resource, nil, len(q.Compare) > 0)
+		if err != nil {
+			s.log.WarnContext(ctx, "resource not asked about", "resource", q.Resource, "err", err)
+			continue
+		}
+		out[q.Server] = append(out[q.Server], protocol.Query{Resource: q.Resource, Compare: len(q.Compare) > 0, Payload: p})
+	}
+	return out
+}
+
+// serversOf lists the servers whose state matters: every declared one, and this machine. Here alone: only this
+// machine is asked, and plan shows what stands elsewhere as not of this machine.
+func serversOf(c *schema.Config, local string, here bool) []string {
+	names := map[string]bool{local: true}
+	if !here {
+		for _, r := range c.Resources {
+			if r.Kind == schema.KindServer && !r.Template {
+				names[r.Name] = true
+			}
+		}
+	}
+	return sortedKeys(names)
+}

@@ -1,0 +1,161 @@
+package sync
+
+import (
+	"context"
+	"time"
+
+	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
+)
+
+// A job is one run to make: what for, and who asked for it.
+type job struct {
+	trigger  string // commit, drift, secret, command, retry, start
+	actor    string
+	rules    plan.Rules // Retry, AllowRemovals, Only, Delete; the sync's own are added
+	preview  string     // the digest that was shown: another plan is ErrChanged
+	approved string     // the digest whose asks are answered
+	events   func(apply.Event)
+	resume   *apply.Record
+	ended    func(*plan.Plan, *apply.Result, error) // told once; may be nil
+}
+
+// run takes one commit of the config repository from bytes to containers, and says how it went.
+func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Result, error) {
+	r, err := s.read(ctx, v) // bytes → Resources, and what their files declare
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.broken() { // its author reads this; what was good goes on
+		s.say(ctx, Report{Stage: StageBroken, Commit: v.commit, Trigger: j.trigger, Diagnostics: r.diags})
+		return s.brokenPlan(r), nil, nil
+	}
+	if j.trigger == triggerCommit && s.settled(r) { // nothing of ours was touched
+		return s.carryOn(ctx, r, j)
+	}
+	state := s.observe(ctx, r, s.servers(r))       // an unreachable server is a fact in it, not an error
+	p := plan.Make(s.desire(r, j), state, s.prev()) // pure: no clock, no I/O
+	s.planned(r, p, state)
+	if why := s.asks(p, j); why != nil {
+		s.say(ctx, Report{Stage: StagePlanned, Commit: v.commit, Trigger: j.trigger, Plan: p, Diagnostics: r.diags})
+		return p, why, nil
+	}
+	result, err := s.apply(ctx, r, p, j)
+	if err != nil {
+		return p, result, err
+	}
+	s.applied(r, p, result, j)
+	s.say(context.WithoutCancel(ctx), Report{Stage: StageApplied, Commit: v.commit, Run: result.Run, Trigger: j.trigger, Plan: p, Result: result, Diagnostics: r.diags})
+	return p, result, nil
+}
+
+// desire completes a reading with the rules of this sync and this run.
+func (s *syncer) desire(r *reading, j job) *plan.Desired {
+	d := *r.desired
+	own := d.Rules
+	d.Rules = j.rules
+	d.Rules.Delete = own.Delete || j.rules.Delete
+	d.Rules.MaxRemovals, d.Rules.ReportDrift = own.MaxRemovals, own.ReportDrift && j.trigger != triggerCommand
+	d.Rules.Complete, d.Rules.Elsewhere = s.others(r)
+	d.Rules.Owed = s.owed
+	return &d
+}
+
+// asks says why a plan waits for a person, nil if it does not.
+func (s *syncer) asks(p *plan.Plan, j job) *apply.Result {
+	manual := s.manual && j.trigger != triggerCommand && p.Changes()
+	approved := j.approved != "" && j.approved == p.Digest
+	if approved || len(p.Asks) == 0 && !manual && s.heldBack() == "" {
+		return nil
+	}
+	why := append([]string(nil), p.Asks...)
+	if manual {
+		why = append(why, `apply = "manual": every change waits for an approval`)
+	}
+	if back := s.heldBack(); back != "" {
+		why = append(why, back)
+	}
+	p.Asks = why
+	return &apply.Result{Head: s.head(p.Commit, j), Status: apply.StatusAsks, Asks: why, Started: time.Now().UTC()}
+}
+
+func (s *syncer) head(commit string, j job) apply.Head {
+	return apply.Head{Sync: s.name, Fleet: s.fleet(), Commit: commit, Trigger: j.trigger, Actor: j.actor}
+}
+
+// apply carries the plan out, unless it changes nothing.
+func (s *syncer) apply(ctx context.Context, r *reading, p *plan.Plan, j job) (*apply.Result, error) {
+	if j.preview != "" && j.preview != p.Digest {
+		return nil, ErrChanged
+	}
+	if !needsRun(p) && j.resume == nil {
+		return idle(p, s.head(p.Commit, j)), nil
+	}
+	logins := s.settings().Registries
+	opts := apply.Options{
+		Plan: p, Fleet: s.opts.Servers, Journal: s.opts.Journal, Head: s.head(p.Commit, j), Log: s.log,
+		Payloads: apply.PayloadFunc(func(ctx context.Context, step plan.Step) (*protocol.Payload, error) {
+			return r.payload(ctx, step.Resource, logins, true)
+		}),
+		Events: j.events, Preview: j.preview, Approved: p.Digest, Owed: s.owed,
+		PerServer: s.opts.PerServer, Parallel: s.opts.Parallel, MaxFailures: s.maxFailures, Failures: s.failures,
+	}
+	if j.resume != nil {
+		opts.Run, opts.Resume, opts.Plan = j.resume.ID, j.resume, nil
+	}
+	return apply.Run(ctx, opts)
+}
+
+// needsRun reports whether any step asks something of an agent.
+func needsRun(p *plan.Plan) bool {
+	for i := range p.Steps {
+		if a := p.Steps[i].Action; a.Changes() || a == plan.Adopt {
+			return true
+		}
+	}
+	return false
+}
+
+// idle is the result of a plan that has nothing to do.
+func idle(p *plan.Plan, head apply.Head) *apply.Result {
+	res := &apply.Result{Head: head, Status: apply.StatusDone, Started: time.Now().UTC()}
+	for i := range p.Steps {
+		st := &p.Steps[i]
+		res.Steps = append(res.Steps, apply.StepResult{Resource: st.Resource, Server: st.Server, Action: st.Action, Status: apply.StatusDone})
+	}
+	return res
+}
+
+// brokenPlan is a plan without steps that holds the diagnostics.
+func (s *syncer) brokenPlan(r *reading) *plan.Plan {
+	p := plan.Make(&plan.Desired{Fleet: s.fleet(), Sync: s.name, Commit: r.commit, Config: (&schema.Config{}).Subset(func(*schema.Resource) bool { return false })}, &plan.State{}, nil)
+	p.Diagnostics = r.diags
+	return p
+}
+
+// read turns a view into a reading with its Desired.
+func (s *syncer) read(ctx context.Context, v view) (*reading, error) {
+	set := s.settings()
+	r, err := s.reader.read(ctx, v, set)
+	if err != nil {
+		return nil, err
+	}
+	local := s.opts.Local
+	if local == "" {
+		local = r.config.Local
+	}
+	if local == "" {
+		local = "local"
+	}
+	r.desired = &plan.Desired{
+		Fleet: s.fleet(), Sync: s.name, Commit: v.commit, Config: r.config, Declared: r.declared,
+		Local: local, Known: r.values.known, Rules: s.rules,
+	}
+	return r, nil
+}
+
+func (s *syncer) servers(r *reading) []string {
+	return serversOf(r.config, r.desired.Local, s.here)
+}

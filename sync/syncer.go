@@ -1,0 +1,225 @@
+package sync
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	gosync "sync"
+	"time"
+
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
+	"github.com/varanhq/varan/sync/gitrepo"
+)
+
+// What a run is for.
+const (
+	triggerCommit  = "commit"
+	triggerDrift   = "drift"
+	triggerSecret  = "secret"
+	triggerCommand = "command"
+	triggerRetry   = "retry"
+	triggerStart   = "start"
+)
+
+// RootName is the root ResourceSync's name.
+const RootName = "main"
+
+// A syncer is one ResourceSync: its source, what was read of it, and how it stands. One run at a time uses it;
+// runLock is held for its length. What the mutex guards is read by Status at any time.
+type syncer struct {
+	name   string
+	opts   *Options
+	log    *slog.Logger
+	src    source
+	reader *reader
+	here   bool // only this machine is observed
+
+	rules       plan.Rules
+	manual      bool
+	maxFailures int
+
+	runLock  gosync.Mutex // held by the run; guards the next group
+	asked    []plan.Query
+	askedFor *reading
+	failures map[schema.ID]int
+	owed     map[schema.ID]bool
+	good     *reading // newest that could be read and was let through: drift is checked against it
+	quiet    bool     // good was planned and nothing is left to do, nor has any server changed since
+	put      map[schema.ID][]time.Time
+
+	mu       gosync.Mutex // guards below
+	set      *Settings
+	status   SyncStatus
+	last     *plan.Plan
+	lastRead *reading
+	state    *plan.State
+	back     string // why the tip waits for an approval though its plan asks nothing
+	pending  *pendingApproval
+	stir     uint64 // counts signs of change, so that a run knows whether more came while it went
+}
+
+// A pendingApproval is a plan that waits to be approved, with the commit it was made for.
+type pendingApproval struct {
+	digest string
+	view   view
+}
+
+func newSyncer(name string, opts *Options, set *Settings, src source, m *mirrors, sc scope) *syncer {
+	s := &syncer{name: name, opts: opts, log: opts.Log.With("sync", name), src: src, set: set}
+	s.reader = newReader(name, opts, m, src, sc)
+	s.status = SyncStatus{Name: name, URL: src.address().String(), State: "reading"}
+	return s
+}
+
+// configure takes a root's settings.
+func (s *syncer) configure(c Root, compat schema.Compat) {
+	drift := c.Drift
+	if drift == "" && compat == schema.CompatKomodo {
+		drift = "report"
+	}
+	s.rules = plan.Rules{Delete: c.Delete, MaxRemovals: c.MaxRemovals, ReportDrift: drift == "report"}
+	s.manual, s.maxFailures = c.Apply == "manual", c.MaxFailures
+}
+
+func (s *syncer) settings() *Settings {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.set
+}
+
+func (s *syncer) fleet() string { return cmp.Or(s.settings().Fleet, "main") }
+
+func (s *syncer) say(ctx context.Context, r Report) {
+	r.Sync = s.name
+	s.opts.Reporter.Report(ctx, r)
+}
+
+// note changes the status.
+func (s *syncer) note(change func(*SyncStatus)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.status)
+}
+
+// settled reports whether a reading asks for what the good one asked for, which is how the servers stood when
+// last looked at.
+func (s *syncer) settled(r *reading) bool {
+	return s.quiet && len(s.owed) == 0 && r.same(s.good)
+}
+
+// carryOn takes a commit that touches nothing of ours: its plan is the last one under its own id.
+func (s *syncer) carryOn(ctx context.Context, r *reading, j job) (*plan.Plan, *apply.Result, error) {
+	s.mu.Lock()
+	p := *s.last
+	s.mu.Unlock()
+	p.Commit = r.commit
+	s.good = r
+	result := idle(&p, s.head(r.commit, j))
+	s.mu.Lock()
+	s.last, s.lastRead = &p, r
+	s.status.Good, s.status.Applied, s.status.Diagnostics = r.commit, r.commit, r.diags
+	s.mu.Unlock()
+	s.say(ctx, Report{Stage: StageApplied, Commit: r.commit, Trigger: j.trigger, Plan: &p, Result: result, Diagnostics: r.diags})
+	return &p, result, nil
+}
+
+// prev is the Config applied before.
+func (s *syncer) prev() *schema.Config {
+	if s.good == nil {
+		return nil
+	}
+	return s.good.config
+}
+
+// others tells whether every sync of the fleet was read, and what they declare.
+func (s *syncer) others(r *reading) (complete bool, elsewhere map[schema.ID]bool) {
+	for _, res := range r.config.Resources {
+		c, ok := res.Config.(*schema.ResourceSyncConfig)
+		if ok && !res.Template && !namesSelf(r.config, c, s.src.address(), r.branch) && c.FileContents == "" {
+			return false, nil // another repository declares things this version does not read
+		}
+	}
+	return true, nil
+}
+
+func (s *syncer) heldBack() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.back
+}
+
+// planned keeps what was seen and decided, for Status.
+func (s *syncer) planned(r *reading, p *plan.Plan, state *plan.State) {
+	s.quiet = !needsRun(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last, s.lastRead, s.state = p, r, state
+	s.status.Summary, s.status.Planned = p.Summary, time.Now().UTC()
+}
+
+// applied takes a result in: what is owed, what failed, which commit stands.
+func (s *syncer) applied(r *reading, p *plan.Plan, res *apply.Result, j job) {
+	if len(j.rules.Only) == 0 {
+		s.good = r
+		s.owed = make(map[schema.ID]bool)
+	}
+	for _, id := range res.Cascades {
+		s.owed[id] = true
+	}
+	failures := maps.Clone(s.failures)
+	if failures == nil {
+		failures = make(map[schema.ID]int)
+	}
+	for _, st := range res.Steps {
+		delete(failures, st.Resource)
+		if st.Failures > 0 {
+			failures[st.Resource] = st.Failures
+		}
+	}
+	s.failures = failures
+	s.quiet = res.OK() && !needsRun(p)
+	s.note(func(st *SyncStatus) {
+		st.Good = r.commit
+		if res.OK() {
+			st.Applied = r.commit
+		}
+	})
+}
+
+// relation decides whether a new tip may be applied at once. It returns a state to wait in, "" = go on.
+func (s *syncer) relation(ctx context.Context, v view, since time.Time, polls int) (state, why string) {
+	s.mu.Lock()
+	applied := cmp.Or(s.status.Applied, s.status.Good)
+	s.mu.Unlock()
+	if v.commit == "" || applied == "" || applied == v.commit {
+		return "", ""
+	}
+	rel, err := s.src.relate(ctx, applied, v.commit)
+	if err != nil {
+		return "unreachable", "the history between " + plan.Short(applied) + " and " + plan.Short(v.commit) + " could not be read: " + err.Error()
+	}
+	stand := cmp.Or(s.opts.Timing.Rewritten, 30*time.Second)
+	switch rel {
+	case gitrepo.Ancestor:
+		return "asking", "the branch was set back to " + plan.Short(v.commit) + ", which is older than the applied " + plan.Short(applied)
+	case gitrepo.Unrelated:
+		return "asking", "the branch shares no known history with the applied commit " + plan.Short(applied)
+	case gitrepo.Diverged:
+		if polls < 2 || time.Since(since) < stand {
+			return "waiting", "the branch was rewritten; its new head is taken once it stood unchanged for " + stand.String()
+		}
+	}
+	return "", ""
+}
+
+// Errors that end a run's context.
+func causeOf(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
