@@ -307,6 +307,13 @@ func (f *follower) once(ctx context.Context, c *current, cancel context.CancelCa
 	p, res, err := f.run(ctx, v, j)
 	finish()
 	f.conclude(ctx, v, j, p, res, err)
+	if p != nil && res != nil && needsRun(p) && err == nil { // see that it is so
+		f.disturb()
+		select {
+		case f.stirred <- struct{}{}:
+		default:
+		}
+	}
 	if j.ended != nil {
 		j.ended(p, res, err)
 	}

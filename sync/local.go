@@ -127,7 +127,5 @@ func (s *syncer) preview(ctx context.Context, v view, j job) (*reading, *plan.Pl
 		return r, s.brokenPlan(r), nil
 	}
 	state := s.observe(ctx, r, s.servers(r))
-	p := plan.Make(s.desire(r, j), state, s.prev())
-	p.Diagnostics = append(r.diags, p.Diagnostics...).Sorted()
-	return r, p, nil
+	return r, s.make(r, state, j), nil
 }

@@ -13,6 +13,9 @@ import (
 // observe asks the servers how they stand, and then what plan must know beyond. What had to be asked last time
 // is asked along with the first question, so that a state without surprises costs one.
 func (s *syncer) observe(ctx context.Context, r *reading, servers []string) *plan.State {
+	s.mu.Lock()
+	s.seenStir = s.stir
+	s.mu.Unlock()
 	asked := s.asked
 	if s.askedFor != r {
 		asked = nil

@@ -35,8 +35,8 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	if j.trigger == triggerCommit && s.settled(r) { // nothing of ours was touched
 		return s.carryOn(ctx, r, j)
 	}
-	state := s.observe(ctx, r, s.servers(r))       // an unreachable server is a fact in it, not an error
-	p := plan.Make(s.desire(r, j), state, s.prev()) // pure: no clock, no I/O
+	state := s.observe(ctx, r, s.servers(r)) // an unreachable server is a fact in it, not an error
+	p := s.make(r, state, j)                 // pure: no clock, no I/O
 	s.planned(r, p, state)
 	if why := s.asks(p, j); why != nil {
 		s.say(ctx, Report{Stage: StagePlanned, Commit: v.commit, Trigger: j.trigger, Plan: p, Diagnostics: r.diags})
@@ -49,6 +49,13 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	s.applied(r, p, result, j)
 	s.say(context.WithoutCancel(ctx), Report{Stage: StageApplied, Commit: v.commit, Run: result.Run, Trigger: j.trigger, Plan: p, Result: result, Diagnostics: r.diags})
 	return p, result, nil
+}
+
+// make decides, and puts what the TOML files' authors should read beside what the plan says.
+func (s *syncer) make(r *reading, state *plan.State, j job) *plan.Plan {
+	p := plan.Make(s.desire(r, j), state, s.prev())
+	p.Diagnostics = append(r.diags[:len(r.diags):len(r.diags)], p.Diagnostics...).Sorted()
+	return p
 }
 
 // desire completes a reading with the rules of this sync and this run.
@@ -138,6 +145,11 @@ func (s *syncer) brokenPlan(r *reading) *plan.Plan {
 // read turns a view into a reading with its Desired.
 func (s *syncer) read(ctx context.Context, v view) (*reading, error) {
 	set := s.settings()
+	if g := s.good; g != nil && v.commit == "" && v == g.view { // the files on disk went on without it
+		again := *g
+		again.values = newValues(g.config.Variables, set.Secrets, s.reader.scope.secret)
+		return &again, nil
+	}
 	r, err := s.reader.read(ctx, v, set)
 	if err != nil {
 		return nil, err

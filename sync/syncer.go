@@ -49,6 +49,7 @@ type syncer struct {
 	owed     map[schema.ID]bool
 	good     *reading // newest that could be read and was let through: drift is checked against it
 	quiet    bool     // good was planned and nothing is left to do, nor has any server changed since
+	seenStir uint64   // stir when the servers were last looked at
 	put      map[schema.ID][]time.Time
 
 	mu       gosync.Mutex // guards below
@@ -108,7 +109,10 @@ func (s *syncer) note(change func(*SyncStatus)) {
 // settled reports whether a reading asks for what the good one asked for, which is how the servers stood when
 // last looked at.
 func (s *syncer) settled(r *reading) bool {
-	return s.quiet && len(s.owed) == 0 && r.same(s.good)
+	s.mu.Lock()
+	still := s.stir == s.seenStir
+	s.mu.Unlock()
+	return still && s.quiet && len(s.owed) == 0 && r.same(s.good)
 }
 
 // carryOn takes a commit that touches nothing of ours: its plan is the last one under its own id.

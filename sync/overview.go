@@ -1,0 +1,125 @@
+package sync
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
+)
+
+// Status tells how everything stands.
+func (d *Daemon) Status() Status {
+	st := Status{Started: d.began, Syncs: []SyncStatus{}, Servers: []ServerStatus{}, Resources: []ResourceStatus{}, Holds: []plan.Hold{}, Running: []RunInfo{}}
+	d.isPaused() // ends one that is over
+	d.mu.Lock()
+	st.Fleet = d.settings.Fleet
+	if d.pause != nil {
+		h := *d.pause
+		st.Paused = &h
+	}
+	for _, a := range d.running {
+		st.Running = append(st.Running, a.info)
+	}
+	d.mu.Unlock()
+
+	s := d.root.syncer
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sync := s.status
+	if len(st.Running) > 0 {
+		sync.State = "running"
+	}
+	st.Syncs = append(st.Syncs, sync)
+	st.Ready = s.last != nil
+	switch sync.State {
+	case "unreachable", "broken", "failed", "asking", "waiting":
+		st.Problem = sync.Name + ": " + sync.State
+		if sync.Error != "" {
+			st.Problem += ": " + sync.Error
+		}
+	}
+	if s.state == nil || s.last == nil || s.lastRead == nil {
+		return st
+	}
+	count := map[string]int{}
+	for i := range s.last.Steps {
+		step := &s.last.Steps[i]
+		if k := step.Resource.Kind(); k != schema.KindStack && k != schema.KindDeployment {
+			continue
+		}
+		count[step.Server]++
+		st.Resources = append(st.Resources, resourceStatus(s, step))
+	}
+	for _, name := range sortedKeys(s.state.Servers) {
+		sv := s.state.Servers[name]
+		st.Servers = append(st.Servers, ServerStatus{Name: name, Unreachable: sv.Unreachable, Containers: len(sv.Containers), Resources: count[name]})
+		st.Holds = append(st.Holds, sv.Holds...)
+	}
+	return st
+}
+
+func resourceStatus(s *syncer, step *plan.Step) ResourceStatus {
+	rs := ResourceStatus{Resource: step.Resource, Sync: s.name, Server: step.Server, Action: step.Action, Source: step.Source}
+	if len(step.Causes) > 0 {
+		rs.Cause = strings.TrimSpace(string(step.Causes[0].Kind) + " " + step.Causes[0].Detail)
+	}
+	server := s.state.Servers[step.Server]
+	if server == nil || server.Unreachable != "" {
+		rs.State = "unknown"
+		return rs
+	}
+	var states []string
+	for i := range server.Containers {
+		c := &server.Containers[i]
+		if c.Resource != step.Resource || c.Fleet != s.fleetLocked() || c.Leftover != "" {
+			continue
+		}
+		rs.Commit = c.Commit
+		states = append(states, containerState(c))
+	}
+	rs.State = together(states)
+	if step.Action == plan.Held {
+		rs.State = "held"
+	}
+	return rs
+}
+
+// fleetLocked is fleet for who holds s.mu.
+func (s *syncer) fleetLocked() string {
+	if s.set.Fleet == "" {
+		return "main"
+	}
+	return s.set.Fleet
+}
+
+func containerState(c *plan.Container) string {
+	switch {
+	case c.Completed:
+		return "completed"
+	case c.Health == "unhealthy":
+		return "unhealthy"
+	case c.Status == "running":
+		return "running"
+	}
+	return "stopped"
+}
+
+// together says how a resource stands by its containers.
+func together(states []string) string {
+	if len(states) == 0 {
+		return "absent"
+	}
+	if slices.Contains(states, "unhealthy") {
+		return "unhealthy"
+	}
+	slices.Sort(states)
+	states = slices.Compact(states)
+	if len(states) == 1 {
+		return states[0]
+	}
+	if len(states) == 2 && states[0] == "completed" && states[1] == "running" {
+		return "running"
+	}
+	return "partly"
+}

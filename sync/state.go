@@ -1,0 +1,110 @@
+package sync
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/varanhq/varan/plan"
+)
+
+// remembered is what a sync keeps across restarts. Lost, the tip is taken as it is.
+type remembered struct {
+	Version int    `json:"version"`
+	URL     string `json:"url"`
+	Good    string `json:"good"`
+	Applied string `json:"applied"`
+}
+
+const rememberedVersion = 1
+
+func (d *Daemon) statePath(name string) string {
+	return filepath.Join(d.opts.DataDir, "syncs", name+".json")
+}
+
+// recall reads which commit was applied last, so that a branch rewritten meanwhile is noticed.
+func (d *Daemon) recall(s *syncer) error {
+	if d.opts.DataDir == "" {
+		return nil
+	}
+	var m remembered
+	if err := readJSON(d.statePath(s.name), &m); err != nil {
+		return err
+	}
+	if m.Version == rememberedVersion && m.URL == s.status.URL {
+		s.status.Good, s.status.Applied = m.Good, m.Applied
+	}
+	d.pause = nil
+	var h plan.Hold
+	if err := readJSON(filepath.Join(d.opts.DataDir, "paused.json"), &h); err != nil {
+		return err
+	}
+	if h.Kind != "" {
+		d.pause = &h
+	}
+	return nil
+}
+
+func (d *Daemon) remember(s SyncStatus) {
+	if d.opts.DataDir == "" {
+		return
+	}
+	m := remembered{Version: rememberedVersion, URL: s.URL, Good: s.Good, Applied: s.Applied}
+	if err := writeJSON(d.statePath(s.Name), m); err != nil {
+		d.opts.Log.Error("state of the sync not written", "sync", s.Name, "err", err)
+	}
+}
+
+func (d *Daemon) storePause() error {
+	if d.opts.DataDir == "" {
+		return nil
+	}
+	d.mu.Lock()
+	h := d.pause
+	d.mu.Unlock()
+	path := filepath.Join(d.opts.DataDir, "paused.json")
+	if h == nil {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("lift pause: %w", err)
+		}
+		return nil
+	}
+	return writeJSON(path, h)
+}
+
+// readJSON reads a small file; one that is absent or cannot be understood leaves v as it is.
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return nil //nolint:nilerr // it is set aside by the next write; losing it loses little
+	}
+	return nil
+}
+
+// writeJSON replaces a small file as a whole.
+func writeJSON(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	return nil
+}
