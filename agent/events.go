@@ -177,14 +177,18 @@ func (m *marks) released(id string) bool {
 	return m.state.Released[id]
 }
 
-// release notes containers as nobody's, and returns when that is on disk.
-func (m *marks) release(ids []string) error {
+// release notes containers as nobody's, or takes them back, and returns when that is on disk.
+func (m *marks) release(ids []string, nobodys bool) error {
 	m.mu.Lock()
 	if m.state.Released == nil {
 		m.state.Released = map[string]bool{}
 	}
 	for _, id := range ids {
-		m.state.Released[id] = true
+		if nobodys {
+			m.state.Released[id] = true
+		} else {
+			delete(m.state.Released, id)
+		}
 	}
 	s := markState{Since: m.state.Since, Killed: maps.Clone(m.state.Killed), Released: maps.Clone(m.state.Released)}
 	m.mu.Unlock()

@@ -96,7 +96,7 @@ func (a *Agent) verb(ctx context.Context, op protocol.Op) (protocol.Outcome, err
 	case protocol.Stop:
 		return a.stop(ctx, op)
 	case protocol.Adopt:
-		return a.adopt(op)
+		return a.adopt(ctx, op)
 	case protocol.Remove:
 		return a.remove(ctx, op)
 	case protocol.Release:
@@ -568,14 +568,21 @@ func directory(rec *record) string {
 }
 
 // adopt writes down what runs already as the declaration.
-func (a *Agent) adopt(op protocol.Op) (protocol.Outcome, error) {
+func (a *Agent) adopt(ctx context.Context, op protocol.Op) (protocol.Outcome, error) {
 	if op.Payload == nil {
 		return protocol.Outcome{}, errors.New("adopt: the op has no payload")
 	}
 	rec := a.ledger.get(op.Resource)
-	dir, err := a.directoryOf(context.Background(), op, rec)
+	dir, err := a.directoryOf(ctx, op, rec)
 	if err != nil {
 		return protocol.Outcome{}, err
+	}
+	ids, err := a.engine.IDs(ctx, a.job(op, rec))
+	if err != nil {
+		return protocol.Outcome{}, err
+	}
+	if err := a.marks.release(ids, false); err != nil {
+		return protocol.Outcome{Status: protocol.Refused}, err
 	}
 	rec.Doing = a.begin(op, rec, dir)
 	rec.Doing.Entry.Adopted = true
@@ -622,7 +629,7 @@ func (a *Agent) release(ctx context.Context, op protocol.Op) (protocol.Outcome, 
 	if err != nil {
 		return protocol.Outcome{}, err
 	}
-	if err := a.marks.release(ids); err != nil {
+	if err := a.marks.release(ids, true); err != nil {
 		return protocol.Outcome{Status: protocol.Refused}, err
 	}
 	a.prints.drop(op.Resource)

@@ -135,7 +135,11 @@ func (a *Agent) compare(ctx context.Context, q protocol.Query, rec *record) (map
 	if p.Deployment != nil {
 		d := a.deployment(op)
 		job.Names, job.Creator = []string{d.Name}, d
-		return a.engine.Compare(ctx, job)
+		out, err := a.engine.Compare(ctx, job)
+		for _, c := range out {
+			hide(c.Changes, redactor(p))
+		}
+		return out, err
 	}
 	s, err := a.openStack(ctx, op, rec)
 	if err != nil {
@@ -144,6 +148,20 @@ func (a *Agent) compare(ctx context.Context, q protocol.Query, rec *record) (map
 	if err := s.Load(ctx); err != nil {
 		return nil, err
 	}
-	job.Project, job.Creator = s.Project(), s
-	return a.engine.Compare(ctx, job)
+	job.Project = s.Project()
+	free, err := a.engine.Free(ctx, job, a.marks.released)
+	if err != nil {
+		return nil, err
+	}
+	return s.Compare(ctx, free)
+}
+
+// hide takes secrets' values out of changes.
+func hide(changes []plan.Change, mask func(string) string) {
+	for i := range changes {
+		c := &changes[i]
+		if text, ok := c.New.(string); ok && mask(text) != text {
+			c.New, c.Secret = mask(text), true
+		}
+	}
 }

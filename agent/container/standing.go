@@ -212,3 +212,23 @@ func (e *Engine) WorkDir(ctx context.Context, job Job) (string, error) {
 	}
 	return "", nil
 }
+
+// Free are the containers under the Job's project or names that bear no labels of ours, or were released, by
+// service.
+func (e *Engine) Free(ctx context.Context, job Job, released func(id string) bool) (map[string][]container.Summary, error) {
+	all, err := e.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := e.newRun(&job, nil)
+	out := map[string][]container.Summary{}
+	for _, c := range all {
+		if s := r.serviceName(c); s != "" && (c.Labels[LabelResource] == "" || released(c.ID)) && job.Owns(c.ID, nameOf(c), c.Labels) {
+			out[s] = append(out[s], c)
+		}
+	}
+	for _, list := range out {
+		slices.SortFunc(list, func(a, b container.Summary) int { return strings.Compare(nameOf(a), nameOf(b)) })
+	}
+	return out, nil
+}
