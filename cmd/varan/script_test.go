@@ -60,13 +60,14 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	want, err := regexp.Compile("(?m)" + args[1])
 	ts.Check(err)
 	for end := time.Now().Add(time.Duration(seconds) * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		_ = ts.Exec(args[2], args[3:]...)
-		out := ts.ReadFile("stdout")
-		if want.MatchString(out) {
+		cmd := exec.Command(filepath.Join(strings.Split(ts.Getenv("PATH"), ":")[0], args[2]), args[3:]...)
+		cmd.Env = append(os.Environ(), "VARAN_CONFIG="+ts.Getenv("VARAN_CONFIG"), "HOME="+ts.Getenv("HOME"))
+		out, _ := cmd.CombinedOutput() // it may fail until it works
+		if want.Match(out) {
 			return
 		}
 		if time.Now().After(end) {
-			ts.Fatalf("never matched %q; the last output:\n%s%s", args[1], out, ts.ReadFile("stderr"))
+			ts.Fatalf("never matched %q; the last output:\n%s", args[1], out)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
@@ -74,10 +75,12 @@ func (l *Live) Add(e apply.Event) (ended string, news bool) {
 	}
 	switch e.Kind {
 	case apply.OpStarted:
-		if s.started.IsZero() {
-			s.started = e.At
+		s.started = e.At
+		s.phase, s.detail = verbWords(e.Verb), ""
+	case apply.OpFinished:
+		if e.Verb == protocol.Prepare { // its turn to change things comes later
+			s.started, s.phase, s.detail = time.Time{}, "", ""
 		}
-		s.phase, s.detail = string(e.Verb), ""
 	case apply.OpProgress:
 		if e.Progress == nil {
 			return "", false
@@ -100,6 +103,26 @@ func (l *Live) Add(e apply.Event) (ended string, news bool) {
 		return l.end(s, e.Step), false
 	}
 	return "", news
+}
+
+func verbWords(v protocol.Verb) string {
+	switch v {
+	case protocol.Prepare:
+		return "preparing"
+	case protocol.Deploy:
+		return "deploying"
+	case protocol.Restart:
+		return "restarting"
+	case protocol.Adopt:
+		return "adopting"
+	case protocol.Remove:
+		return "removing"
+	case protocol.Release:
+		return "releasing"
+	case protocol.Stop:
+		return "stopping"
+	}
+	return Escape(string(v))
 }
 
 // Running lists the steps that have begun and not ended, as ids.

@@ -162,7 +162,7 @@ func rowsOf(steps []plan.Step, all bool) (rows []row, unreachable, quiet []strin
 		case plan.Unknown:
 			if len(s.Causes) == 1 && s.Causes[0].Kind == plan.Unreachable {
 				away[s.Server]++
-				why[s.Server] = s.Causes[0].Detail
+				why[s.Server] = strings.TrimPrefix(s.Causes[0].Detail, "server "+s.Server+": ")
 				continue
 			}
 		}
@@ -404,7 +404,7 @@ func causeWords(k plan.CauseKind) string {
 	case plan.Drifted:
 		return "drifted"
 	case plan.CameAfter:
-		return "after"
+		return "comes after what changes"
 	case plan.Orphaned:
 		return "no longer declared"
 	case plan.Released:
@@ -416,7 +416,7 @@ func causeWords(k plan.CauseKind) string {
 	case plan.NotRead:
 		return "not read"
 	case plan.NoValue:
-		return "no value for"
+		return "a name without a value"
 	case plan.NotCarriedOut:
 		return "not carried out by this version"
 	case plan.OnHold:
@@ -434,11 +434,13 @@ func causeWords(k plan.CauseKind) string {
 	case plan.Invalid:
 		return "refused"
 	case plan.WaitsFor:
-		return "waits for"
+		return "what it comes after cannot be changed now"
 	case plan.ServerDisabled:
 		return "server disabled"
 	case plan.Renamed:
 		return "renamed"
+	case plan.Adopted:
+		return "runs as declared and is taken over untouched"
 	case plan.OwnContainer:
 		return "varan runs in it"
 	}
@@ -460,17 +462,12 @@ func causes(s plan.Step, image string) string {
 	return strings.Join(parts, ", ")
 }
 
+// causeText is the detail, which plan words in full, or what the kind says by itself.
 func causeText(c plan.Cause) string {
-	w, d := causeWords(c.Kind), Escape(c.Detail)
-	switch {
-	case d == "":
-		return w
-	case c.Kind == plan.CameAfter && strings.HasPrefix(d, "after "), strings.HasPrefix(d, w):
-		return d
-	case c.Kind == plan.CameAfter, c.Kind == plan.NoValue, c.Kind == plan.EnsureChanged, c.Kind == plan.WaitsFor:
-		return w + " " + d
+	if c.Detail == "" {
+		return causeWords(c.Kind)
 	}
-	return w + ": " + d
+	return Escape(c.Detail)
 }
 
 func writeRows(b *strings.Builder, rows []row, k ink, t Terminal) {
