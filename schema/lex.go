@@ -8,6 +8,7 @@ import (
 // Bounds on what one file may hold, so that a stranger's file costs little.
 const (
 	maxFileSize = 8 << 20 // bytes
+	maxTables   = 50_000  // table headers
 	maxNesting  = 64      // arrays and inline tables within each other, and parts of a dotted key
 )
 
@@ -22,6 +23,8 @@ type source struct {
 	// byte was put in. Nil in nearly every file.
 	shifts []int
 
+	unclosed int // where a string begins that never ends; -1 for none
+
 	last int // line of the last position asked for; positions are mostly asked for in order
 }
 
@@ -29,7 +32,7 @@ type source struct {
 // string becomes a ”' string of the same length; only where its content holds ”' are its backslashes
 // doubled instead, and the offsets remembered. The Diagnostic is set when the file is nested too deep.
 func newSource(path string, data []byte) (*source, *Diagnostic) {
-	s := &source{path: path, text: data, size: len(data)}
+	s := &source{path: path, text: data, size: len(data), unclosed: -1}
 	s.lines = append(make([]int, 0, 1+bytes.Count(data, []byte{'\n'})), 0)
 	for i := 0; ; {
 		j := bytes.IndexByte(data[i:], '\n')
@@ -44,7 +47,7 @@ func newSource(path string, data []byte) (*source, *Diagnostic) {
 	}
 	type span struct{ from, to int }
 	var raw []span // contents of """ strings with a backslash
-	depth, dots := 0, 0
+	depth, dots, tables := 0, 0, 0
 	text := s.text
 	for i := 0; i < len(text); {
 		switch text[i] {
@@ -60,6 +63,7 @@ func newSource(path string, data []byte) (*source, *Diagnostic) {
 				from := i + 3
 				j := bytes.Index(text[from:], []byte(`"""`))
 				if j < 0 {
+					s.unclosed = i
 					i = len(text)
 					continue
 				}
@@ -85,6 +89,7 @@ func newSource(path string, data []byte) (*source, *Diagnostic) {
 			if bytes.HasPrefix(text[i:], []byte("'''")) {
 				j := bytes.Index(text[i+3:], []byte("'''"))
 				if j < 0 {
+					s.unclosed = i
 					i = len(text)
 					continue
 				}
@@ -100,6 +105,12 @@ func newSource(path string, data []byte) (*source, *Diagnostic) {
 			}
 			i++
 		case '[', '{':
+			if i == 0 || text[i-1] == '\n' {
+				if tables++; tables > maxTables {
+					return s, &Diagnostic{Severity: SeverityError, Pos: s.pos(i), Length: 1,
+						Message: "the file has more than 50000 tables", Hint: "split it; it was not read"}
+				}
+			}
 			depth++
 			dots = 0
 			if depth > maxNesting {

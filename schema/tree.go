@@ -178,11 +178,22 @@ func (t *tree) value(n *node, v *unstable.Node, p *unstable.Parser, into func(*n
 
 // decodeTOML reads the text of a file: its values, and where they stand.
 func decodeTOML(s *source) (map[string]any, *node, *Diagnostic) {
-	var values map[string]any
-	if _, err := toml.Decode(string(s.text), &values); err != nil {
+	values, err := decode(string(s.text))
+	if err != nil {
 		return nil, nil, s.syntaxError(err)
 	}
 	return values, places(s.text), nil
+}
+
+// decode keeps a fault of the library, which strangers' bytes might find, from ending the process.
+func decode(text string) (values map[string]any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it cannot be read: %v", p)
+		}
+	}()
+	_, err = toml.Decode(text, &values)
+	return values, err
 }
 
 // syntaxError turns the decoder's error into a Diagnostic in our words where it can.
@@ -195,7 +206,7 @@ func (s *source) syntaxError(err error) *Diagnostic {
 		return d
 	}
 	d.Pos = s.pos(pe.Position.Start)
-	if from := min(pe.Position.Start, len(s.text)); pe.Position.Len > 0 {
+	if from := max(0, min(pe.Position.Start, len(s.text))); pe.Position.Len > 0 {
 		d.Length = min(pe.Position.Len, len(s.text)-from)
 		if i := bytes.IndexAny(s.text[from:from+d.Length], "\r\n"); i >= 0 {
 			d.Length = i
@@ -208,20 +219,32 @@ func (s *source) syntaxError(err error) *Diagnostic {
 			msg = after
 		}
 	}
-	d.Message = fmt.Sprintf("not valid TOML: %s", strings.TrimSpace(msg))
-	if u := pe.ErrorWithUsage(); u != "" {
-		if _, help, ok := strings.Cut(u, "Error help:"); ok {
-			d.Hint = oneLine(help)
-		}
+	msg = strings.TrimSuffix(strings.TrimSpace(msg), ".")
+	if rest, ok := strings.CutPrefix(msg, "Key "); ok {
+		msg = "key " + rest
 	}
+	if s.unclosed >= 0 && strings.Contains(msg, "EOF") {
+		d.Pos, d.Length, d.Message = s.pos(s.unclosed), 3, "not valid TOML: the string that begins here has no end"
+		return d
+	}
+	d.Message, d.Hint = "not valid TOML: "+msg, syntaxHint(msg)
 	return d
 }
 
-// oneLine keeps the first sentence-like line of a longer help text.
-func oneLine(text string) string {
-	for line := range strings.SplitSeq(text, "\n") {
-		if line = strings.TrimSpace(line); line != "" {
-			return line
+// syntaxHint helps with the mistakes people make most.
+func syntaxHint(msg string) string {
+	for _, h := range []struct{ in, hint string }{
+		{"cannot contain newlines", "close the quotes on the same line, or use three"},
+		{"already been defined", "write each key of a table once"},
+		{"already defined", "write each key of a table once"},
+		{"expected value but found", "put quotes around text"},
+		{"invalid escape", "write \\\\ for a backslash, or use single quotes"},
+		{"expected '=' or", "a key is followed by = and its value"},
+		{"unexpected EOF", "quotes or brackets are not closed"},
+		{"leading zeroes", "put quotes around it"},
+	} {
+		if strings.Contains(strings.ToLower(msg), strings.ToLower(h.in)) {
+			return h.hint
 		}
 	}
 	return ""
