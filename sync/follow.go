@@ -177,7 +177,10 @@ func (f *follower) look(ctx context.Context, period time.Duration) time.Duration
 			return period
 		}
 		f.failed++
-		f.note(func(s *SyncStatus) { s.State, s.Error, s.Polled = "unreachable", err.Error(), now.UTC() })
+		f.note(func(s *SyncStatus) {
+			s.State, s.Error, s.Polled = "unreachable", err.Error(), now.UTC()
+			f.fetchErr = err.Error()
+		})
 		if f.failed == 1 {
 			f.say(ctx, Report{Stage: StageUnreachable, Err: err})
 		}
@@ -192,6 +195,7 @@ func (f *follower) look(ctx context.Context, period time.Duration) time.Duration
 	}
 	f.note(func(s *SyncStatus) {
 		s.Tip, s.Branch, s.Polled = v.commit, v.branch, now.UTC()
+		f.fetchErr = ""
 		if s.State == "unreachable" || s.State == "reading" {
 			s.State, s.Error = "ok", ""
 		}
@@ -293,8 +297,14 @@ func (f *follower) once(ctx context.Context, c *current, cancel context.CancelCa
 			v = fresh
 		}
 	}
-	if f.good != nil && (j.trigger == triggerDrift || j.trigger == triggerRetry || j.trigger == triggerSecret) && f.isBroken(v) {
-		v = f.good.view // a broken tip is not applied; what was good is looked after
+	if j.trigger == triggerDrift || j.trigger == triggerRetry || j.trigger == triggerSecret {
+		// What was not let through is not applied by the way; what was good is looked after.
+		if k := f.keptBack(); k != nil && (v.commit == "" || k.view.commit == v.commit) {
+			if f.good == nil {
+				return
+			}
+			v = f.good.view
+		}
 	}
 	tell := j.events
 	j.events = func(e apply.Event) {
@@ -319,13 +329,6 @@ func (f *follower) once(ctx context.Context, c *current, cancel context.CancelCa
 	}
 }
 
-// isBroken reports whether this view was read before and could not be taken.
-func (f *follower) isBroken(v view) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.status.State == "broken" && (v.commit == "" || v.commit == f.status.Tip)
-}
-
 // conclude writes a run's outcome into the status.
 func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, res *apply.Result, err error) {
 	f.mu.Lock()
@@ -340,17 +343,15 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 			f.log.ErrorContext(ctx, "run not made", "trigger", j.trigger, "err", err)
 		}
 	case res == nil: // broken
-		s.State, s.Error, s.Diagnostics = "broken", "the commit has errors and is not applied", p.Diagnostics
+		s.Diagnostics = p.Diagnostics
 	case res.Status == apply.StatusAsks:
-		s.State, s.Asks, s.Digest = "asking", res.Asks, p.Digest
-		f.pending = &pendingApproval{digest: p.Digest, view: v}
+		s.Asks, s.Digest = res.Asks, p.Digest
 	default:
 		f.backoff = 0
-		s.Asks, s.Digest, s.Error, s.Diagnostics = nil, "", "", p.Diagnostics
-		if v.commit == s.Tip || v.commit == "" {
-			f.pending = nil
+		if f.kept == nil {
+			s.Asks, s.Digest, s.Diagnostics = nil, "", p.Diagnostics
 		}
-		s.State = "ok"
+		s.State, s.Error = "ok", ""
 		if !res.OK() && res.Status != apply.StatusSuperseded && res.Status != apply.StatusCancelled {
 			s.State = "failed"
 			if res.Retry > 0 {
@@ -362,6 +363,12 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 			f.back = ""
 		}
 		f.contested(ctx, j, res)
+	}
+	if f.kept != nil && err == nil {
+		s.State, s.Error = f.kept.state, f.kept.why
+	}
+	if f.fetchErr != "" {
+		s.State, s.Error = "unreachable", f.fetchErr
 	}
 	if f.stored != nil {
 		f.stored(*s)

@@ -29,7 +29,7 @@ type Report struct {
 	Trigger     string
 	Plan        *plan.Plan
 	Result      *apply.Result
-	Diagnostics []schema.Diagnostic
+	Diagnostics schema.Diagnostics
 	Why         string
 	Err         error
 }

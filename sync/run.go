@@ -29,6 +29,9 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		return nil, nil, err
 	}
 	if r.broken() { // its author reads this; what was good goes on
+		if !s.setBack(v, "broken", "the commit has errors and is not applied", "") {
+			return s.brokenPlan(r), nil, nil // said before
+		}
 		s.say(ctx, Report{Stage: StageBroken, Commit: v.commit, Trigger: j.trigger, Diagnostics: r.diags})
 		return s.brokenPlan(r), nil, nil
 	}
@@ -37,8 +40,11 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	}
 	state := s.observe(ctx, r, s.servers(r)) // an unreachable server is a fact in it, not an error
 	p := s.make(r, state, j)                 // pure: no clock, no I/O
-	s.planned(r, p, state)
+	s.planned(r, p, state, j)
 	if why := s.asks(p, j); why != nil {
+		if news := s.setBack(v, "asking", "", p.Digest); !news || j.trigger == triggerCommand {
+			return p, why, nil
+		}
 		s.say(ctx, Report{Stage: StagePlanned, Commit: v.commit, Trigger: j.trigger, Plan: p, Diagnostics: r.diags})
 		return p, why, nil
 	}
@@ -72,7 +78,7 @@ func (s *syncer) desire(r *reading, j job) *plan.Desired {
 
 // asks says why a plan waits for a person, nil if it does not.
 func (s *syncer) asks(p *plan.Plan, j job) *apply.Result {
-	manual := s.manual && j.trigger != triggerCommand && p.Changes()
+	manual := s.manual && (j.trigger == triggerCommit || j.trigger == triggerSecret) && p.Changes()
 	approved := j.approved != "" && j.approved == p.Digest
 	if approved || len(p.Asks) == 0 && !manual && s.heldBack() == "" {
 		return nil

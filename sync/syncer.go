@@ -58,6 +58,8 @@ type syncer struct {
 	last     *plan.Plan
 	lastRead *reading
 	state    *plan.State
+	kept     *setBack
+	fetchErr string // why the source could not be read, "" = it could
 	back     string // why the tip waits for an approval though its plan asks nothing
 	pending  *pendingApproval
 	stir     uint64 // counts signs of change, so that a run knows whether more came while it went
@@ -67,6 +69,36 @@ type syncer struct {
 type pendingApproval struct {
 	digest string
 	view   view
+}
+
+// A setBack is a view that was read and not let through; drift is checked against the good one meanwhile.
+type setBack struct {
+	view  view
+	state string // broken or asking
+	why   string
+}
+
+// setBack notes such a view; it reports whether that is news.
+func (s *syncer) setBack(v view, state, why, digest string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, before := s.kept, ""
+	if s.pending != nil {
+		before = s.pending.digest
+	}
+	s.kept = &setBack{view: v, state: state, why: why}
+	s.pending = nil
+	if digest != "" {
+		s.pending = &pendingApproval{digest: digest, view: v}
+	}
+	return old == nil || old.view != v || old.state != state || before != digest
+}
+
+// keptBack is the newest view that was not let through, nil if the newest one was.
+func (s *syncer) keptBack() *setBack {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kept
 }
 
 func newSyncer(name string, opts *Options, set *Settings, src source, m *mirrors, sc scope) *syncer {
@@ -125,6 +157,7 @@ func (s *syncer) carryOn(ctx context.Context, r *reading, j job) (*plan.Plan, *a
 	result := idle(&p, s.head(r.commit, j))
 	s.mu.Lock()
 	s.last, s.lastRead = &p, r
+	s.kept, s.pending = nil, nil
 	s.status.Good, s.status.Applied, s.status.Diagnostics = r.commit, r.commit, r.diags
 	s.mu.Unlock()
 	s.say(ctx, Report{Stage: StageApplied, Commit: r.commit, Trigger: j.trigger, Plan: &p, Result: result, Diagnostics: r.diags})
@@ -157,11 +190,15 @@ func (s *syncer) heldBack() string {
 }
 
 // planned keeps what was seen and decided, for Status.
-func (s *syncer) planned(r *reading, p *plan.Plan, state *plan.State) {
-	s.quiet = !needsRun(p)
+func (s *syncer) planned(r *reading, p *plan.Plan, state *plan.State, j job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last, s.lastRead, s.state = p, r, state
+	s.state = state
+	if len(j.rules.Only) > 0 {
+		return
+	}
+	s.quiet = !needsRun(p)
+	s.last, s.lastRead = p, r
 	s.status.Summary, s.status.Planned = p.Summary, time.Now().UTC()
 }
 
@@ -185,8 +222,14 @@ func (s *syncer) applied(r *reading, p *plan.Plan, res *apply.Result, j job) {
 		}
 	}
 	s.failures = failures
-	s.quiet = res.OK() && !needsRun(p)
+	s.quiet = res.OK() && !needsRun(p) && len(j.rules.Only) == 0
 	s.note(func(st *SyncStatus) {
+		if len(j.rules.Only) > 0 {
+			return
+		}
+		if s.kept != nil && s.kept.view == r.view {
+			s.kept, s.pending = nil, nil
+		}
 		st.Good = r.commit
 		if res.OK() {
 			st.Applied = r.commit
