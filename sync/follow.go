@@ -222,7 +222,7 @@ func (f *follower) look(ctx context.Context, period time.Duration) time.Duration
 		return period
 	case "asking":
 		f.mu.Lock()
-		f.back = why
+		f.back, f.backAt = why, v.commit
 		f.mu.Unlock()
 	default:
 		f.mu.Lock()

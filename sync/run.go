@@ -80,14 +80,14 @@ func (s *syncer) desire(r *reading, j job) *plan.Desired {
 func (s *syncer) asks(p *plan.Plan, j job) *apply.Result {
 	manual := s.manual && (j.trigger == triggerCommit || j.trigger == triggerSecret) && p.Changes()
 	approved := j.approved != "" && j.approved == p.Digest
-	if approved || len(p.Asks) == 0 && !manual && s.heldBack() == "" {
+	if approved || len(p.Asks) == 0 && !manual && s.heldBack(p.Commit) == "" {
 		return nil
 	}
 	why := append([]string(nil), p.Asks...)
 	if manual {
 		why = append(why, `apply = "manual": every change waits for an approval`)
 	}
-	if back := s.heldBack(); back != "" {
+	if back := s.heldBack(p.Commit); back != "" {
 		why = append(why, back)
 	}
 	p.Asks = why

@@ -60,6 +60,7 @@ type syncer struct {
 	state    *plan.State
 	kept     *setBack
 	fetchErr string // why the source could not be read, "" = it could
+	backAt   string // the commit that back is about
 	back     string // why the tip waits for an approval though its plan asks nothing
 	pending  *pendingApproval
 	stir     uint64 // counts signs of change, so that a run knows whether more came while it went
@@ -183,9 +184,13 @@ func (s *syncer) others(r *reading) (complete bool, elsewhere map[schema.ID]bool
 	return true, nil
 }
 
-func (s *syncer) heldBack() string {
+// heldBack says why a commit waits for an approval though its plan asks nothing.
+func (s *syncer) heldBack(commit string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if commit != s.backAt {
+		return ""
+	}
 	return s.back
 }
 
