@@ -67,6 +67,9 @@ func assemble(files []*parsedFile, compat Compat) (*Config, Diagnostics) {
 		}
 		r.Uses = links[from:len(links):len(links)]
 		a.place(r)
+		if r.Was != "" {
+			a.was(r)
+		}
 	}
 	slices.SortFunc(c.Resources, func(x, y *Resource) int { return cmp.Compare(x.ID, y.ID) })
 	a.circles()
@@ -80,6 +83,7 @@ type assembly struct {
 	servers int
 	byKind  map[Kind][]*Resource // for did-you-mean, made when first needed
 	hints   int
+	formers map[ID]*Resource // by the name they had
 }
 
 func (a *assembly) report(sev Severity, pos Pos, length int, hint, format string, args ...any) {
@@ -192,6 +196,9 @@ func (a *assembly) undeclared(r *Resource, p *pendingRef, kinds []Kind, verb, na
 			hint = fmt.Sprintf("did you mean %q? (%s)", near.Name, place(near.Pos))
 		}
 	}
+	if hint == "" && p.kind != "" && a.config.Compat != CompatKomodo {
+		hint = fmt.Sprintf("declare it: [[%s]] name = %q", p.kind, p.raw)
+	}
 	if verb == "names" {
 		verb = "names the " + strings.ReplaceAll(string(p.kind), "_", " ")
 	}
@@ -220,6 +227,23 @@ func (a *assembly) near(kinds []Kind, name string, self *Resource) *Resource {
 		}
 	}
 	return found
+}
+
+// was checks a former name: only one may claim it, and nobody may bear it.
+func (a *assembly) was(r *Resource) {
+	id := NewID(r.Kind, r.Was)
+	if o := a.config.byID[id]; o != nil {
+		a.report(SeverityError, r.At("was"), r.Length("was"), "drop was, or rename the other", "%s was %q, which is still declared at %s", title(r), r.Was, place(o.Pos))
+		return
+	}
+	if o := a.formers[id]; o != nil {
+		a.report(SeverityError, r.At("was"), r.Length("was"), "only one can take over its containers", "%s and %s (%s) both say they were %q", title(r), title(o), place(o.Pos), r.Was)
+		return
+	}
+	if a.formers == nil {
+		a.formers = map[ID]*Resource{}
+	}
+	a.formers[id] = r
 }
 
 // place sees to it that what stands on a server has one.
