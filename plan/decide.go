@@ -69,14 +69,9 @@ func (m *maker) reach(n *node) bool {
 		n.because(NotAsked, "a template is not deployed")
 		return false
 	}
-	if n.res.Server == "" && m.serverMustBeNamed() {
+	if n.res.Unplaced {
 		n.idle = true
-		n.because(Elsewhere, "no server is given and this Config has others than this machine")
-		sev := schema.SeverityError
-		if m.d.Config.Compat == schema.CompatKomodo {
-			sev = schema.SeverityWarning
-		}
-		m.say(sev, n.res.Pos, `add server = "…" to its config`, "%s has no server, and servers other than this machine are declared", n.id)
+		n.because(Elsewhere, "no server is given, and the files declare others than this machine")
 		return false
 	}
 	if m.disabled(n.server) {
@@ -93,21 +88,6 @@ func (m *maker) reach(n *node) bool {
 		return false
 	}
 	return true
-}
-
-// serverMustBeNamed: a resource without a server belongs to this machine only if no other is declared.
-func (m *maker) serverMustBeNamed() bool {
-	if m.otherServers == nil {
-		other := false
-		for _, r := range m.resources {
-			if r.Kind == schema.KindServer && r.Name != m.d.Local {
-				other = true
-				break
-			}
-		}
-		m.otherServers = &other
-	}
-	return *m.otherServers
 }
 
 // own finds what of the resource stands on its server: its labelled objects, those its ledger entry

@@ -76,8 +76,6 @@ type maker struct {
 	portTaken map[schema.ID]string    // resources blocked by a port, with the words
 	diags     []schema.Diagnostic
 	asks      []string
-
-	otherServers *bool // whether servers other than this machine are declared; nil = not looked yet
 }
 
 func newMaker(d *Desired, st *State, previous *schema.Config) *maker {
