@@ -405,13 +405,16 @@ func (w *world) asDeclared(s *Step) bool {
 	}
 	host := w.st.Servers[s.Server]
 	for _, u := range s.Declared.Units {
-		n := 0
+		n, all := 0, 0
 		for _, c := range host.Containers {
+			if c.Resource == s.Resource && c.Service == u.Service {
+				all++
+			}
 			if c.Resource == s.Resource && c.Fleet == "main" && c.Service == u.Service && c.Digest == u.Digest && (c.Status == "running" || c.Completed) {
 				n++
 			}
 		}
-		if n != max(u.Scale, 1) {
+		if n != max(u.Scale, 1) || n != all {
 			return false
 		}
 	}
