@@ -81,7 +81,7 @@ func (d *deployment) image() {
 		d.unit.Build = true
 		d.out.Blocked = "its image comes from build/" + d.c.Image.Build + ", and builds are not carried out by this version"
 	case d.c.Image.Image == "":
-		d.fail(d.r.At("config.image"), "it has no image", `write image = "…" under its config`)
+		d.fail(d.r.At("config.image"), "it has no image", `write image = { type = "Image", params = { image = "…" } } under its config`)
 	}
 }
 

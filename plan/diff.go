@@ -65,6 +65,10 @@ func (m *maker) fromPrevious(n *node, c *Container) *Unit {
 	if r == nil {
 		return nil
 	}
+	r, _ = schema.ResolveVariables(r, m.previous.Variables, func(name string) (secret, ok bool) {
+		secret, ok = m.d.Known[name]
+		return secret, ok
+	})
 	d := DeclareDeployment(r, m.d.Known)
 	if len(d.Units) == 1 && d.Units[0].Digest == c.Digest {
 		return &d.Units[0]
