@@ -35,6 +35,7 @@ func (m *maker) decide(n *node) {
 	}
 	m.guardNames(n)
 	m.guardVolumes(n)
+	m.guardProject(n)
 	m.guardBinds(n)
 	m.guardRefusals(n)
 	m.warnPrivileges(n)

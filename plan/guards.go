@@ -132,6 +132,25 @@ func (m *maker) guardVolumes(n *node) {
 	}
 }
 
+// guardProject refuses another project name where named volumes hang on it: the new project's would be empty.
+func (m *maker) guardProject(n *node) {
+	if n.res.Kind != schema.KindStack || len(n.decl.Volumes) == 0 {
+		return
+	}
+	for _, c := range n.owned {
+		if c.Project == "" || c.Project == n.project() {
+			continue
+		}
+		text := "its project is " + c.Project + " now and would be " + n.project() + ": its named volumes start empty"
+		if !n.applying().AllowMove {
+			m.refuse(n, Invalid, n.res.At("config.project_name"), `write project_name = "`+c.Project+`" to keep them, or allow_move = true`, text)
+			return
+		}
+		m.say(schema.SeverityWarning, n.res.At("config.project_name"), "", "%s: %s", n.id, text)
+		return
+	}
+}
+
 // guardBinds never lets a bind mount's data disappear silently.
 func (m *maker) guardBinds(n *node) {
 	facts := n.facts()
