@@ -17,7 +17,7 @@ func (s *syncer) observe(ctx context.Context, r *reading, servers []string) *pla
 	s.seenStir = s.stir
 	s.mu.Unlock()
 	asked := s.asked
-	if s.askedFor != r {
+	if s.askedFor == nil || s.askedFor != r && !r.same(s.askedFor) {
 		asked = nil
 	}
 	state := apply.Observe(ctx, s.opts.Servers, servers, s.questions(ctx, r, asked))

@@ -102,6 +102,12 @@ func (rd *reader) read(ctx context.Context, v view, set *Settings) (*reading, er
 	if extra := rd.scope.own(config, rd.src.address(), v.branch); len(extra) > 0 {
 		return rd.widen(ctx, v, set, extra)
 	}
+	for _, res := range config.Resources {
+		if further(config, res, rd.src.address(), v.branch) {
+			r.diags = append(r.diags, schema.Diagnostic{Severity: schema.SeverityWarning, Pos: res.Pos, Unhandled: true,
+				Message: fmt.Sprintf("%s: another repository is not followed by this version, and while it is declared nothing counts as orphaned", res.ID)})
+		}
+	}
 	r.config, more = rd.scope.limit(config)
 	r.diags = append(r.diags, more...).Sorted()
 	r.values = newValues(r.config.Variables, set.Secrets, rd.scope.secret)

@@ -109,6 +109,12 @@ func namesSelf(config *schema.Config, c *schema.ResourceSyncConfig, at gitrepo.A
 	return ok && origin.Same(addr)
 }
 
+// further reports whether a resource is a [[resource_sync]] on another repository.
+func further(config *schema.Config, r *schema.Resource, at gitrepo.Address, branch string) bool {
+	c, ok := r.Config.(*schema.ResourceSyncConfig)
+	return ok && !r.Template && c.FileContents == "" && (c.FilesOnHost || c.Repo != "" || c.LinkedRepo != "") && !namesSelf(config, c, at, branch)
+}
+
 // syncSource is where a [[resource_sync]]'s files come from; false if from no repository.
 func syncSource(config *schema.Config, c *schema.ResourceSyncConfig) (schema.Source, bool) {
 	if c.FilesOnHost {

@@ -176,8 +176,7 @@ func (s *syncer) prev() *schema.Config {
 // others tells whether every sync of the fleet was read, and what they declare.
 func (s *syncer) others(r *reading) (complete bool, elsewhere map[schema.ID]bool) {
 	for _, res := range r.config.Resources {
-		c, ok := res.Config.(*schema.ResourceSyncConfig)
-		if ok && !res.Template && !namesSelf(r.config, c, s.src.address(), r.branch) && c.FileContents == "" {
+		if further(r.config, res, s.src.address(), r.branch) {
 			return false, nil // another repository declares things this version does not read
 		}
 	}
