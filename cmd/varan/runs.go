@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -90,9 +91,12 @@ func runsTable(runs []sync.RunInfo, now time.Time, t report.Terminal) string {
 		if r.Actor != "" {
 			why += " by " + e(r.Actor)
 		}
-		what := report.Counts(r.Summary)
+		what := ""
+		if len(r.Summary) > 0 {
+			what = report.Counts(r.Summary)
+		}
 		if r.Error != "" {
-			what += ": " + e(r.Error)
+			what = strings.TrimPrefix(what+": "+e(r.Error), ": ")
 		}
 		rows = append(rows, []string{e(r.ID), ago(now, r.Started), e(r.Status), took, e(short(r.Commit)), why, what})
 	}

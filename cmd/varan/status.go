@@ -103,7 +103,9 @@ func statusText(s httpd.Status, all bool, now time.Time, t report.Terminal) stri
 		}
 	}
 	for _, r := range s.Running {
-		fmt.Fprintf(&b, "\nrun %s since %s (%s)\n", e(r.ID), ago(now, r.Started), e(r.Trigger))
+		if r.ID != "" { // a look that found nothing to do yet has none
+			fmt.Fprintf(&b, "\nrun %s, begun %s (%s)\n", e(r.ID), ago(now, r.Started), e(r.Trigger))
+		}
 	}
 	for _, srv := range s.Servers {
 		if srv.Unreachable != "" {
