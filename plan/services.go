@@ -34,6 +34,9 @@ func (v *verdict) need(a Action, drift bool, kind CauseKind, detail string) {
 // compare decides each unit of a resource that is to run, and puts the step together.
 func (m *maker) compare(n *node) {
 	facts := n.facts()
+	if facts.Problem != "" && len(n.free) == 0 {
+		m.say(schema.SeverityWarning, n.res.Pos, "", "%s: changed secrets and files on %s could not be told: %s", n.id, n.server, facts.Problem)
+	}
 	byService := map[string][]*Container{}
 	for _, c := range n.owned {
 		name := m.unitName(n, c)
