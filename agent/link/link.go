@@ -54,7 +54,8 @@ func Connect(url string, key nkeys.KeyPair, options ...nats.Option) (*nats.Conn,
 		nats.Name("varan agent"), nats.Nkey(public, key.Sign), nats.CustomInboxPrefix(wire.InboxPrefix(public)),
 		nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), nats.ReconnectJitter(500*time.Millisecond, 5*time.Second),
 		nats.IgnoreAuthErrorAbort(), // until its key is committed a new agent is refused, and keeps asking
-		nats.ReconnectBufSize(-1),   // what could not be sent is asked for again, never sent late
+		nats.FlusherTimeout(10 * time.Second),
+		nats.ReconnectBufSize(-1), // what could not be sent is asked for again, never sent late
 	}, options...)
 	conn, err := nats.Connect(url, options...)
 	if err != nil {

@@ -88,14 +88,16 @@ func TestAgentIsConfined(t *testing.T) {
 func TestStrangersAreRefused(t *testing.T) {
 	hub := newHub(t, fleet.Options{})
 	key, public := newKey(t)
-	if _, err := link.Connect("", key, hub.InProcess()); err == nil {
+	// In process both ends of a refused connection write at once, and nobody reads: it takes the client's patience.
+	quick := nats.FlusherTimeout(200 * time.Millisecond)
+	if _, err := link.Connect("", key, hub.InProcess(), quick); err == nil {
 		t.Error("a key that is not enrolled was let in")
 	}
-	if _, err := nats.Connect("", hub.InProcess()); err == nil {
+	if _, err := nats.Connect("", hub.InProcess(), quick); err == nil {
 		t.Error("no key at all was let in")
 	}
 	stranger, _ := newKey(t)
-	if _, err := nats.Connect("", hub.InProcess(), nats.Nkey(hub.FleetKey(), stranger.Sign)); err == nil {
+	if _, err := nats.Connect("", hub.InProcess(), nats.Nkey(hub.FleetKey(), stranger.Sign), quick); err == nil {
 		t.Error("the fleet's public key without its private half was let in")
 	}
 	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
