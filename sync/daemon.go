@@ -46,7 +46,6 @@ type Daemon struct {
 	running  map[*syncer]*activeRun
 	ears     map[int]func(apply.Event)
 	nextEar  int
-	resumed  []*apply.Record
 }
 
 // An activeRun is one that goes on now.
@@ -72,7 +71,7 @@ func New(opts Options) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open [config] url: %w", err)
 	}
-	s := newSyncer(RootName, &d.opts, &set, src, d.mirrors, rootScope(set.Config.Path))
+	s := newSyncer(RootName, &d.opts, &set, src, d.mirrors, scope{paths: set.Config.Path})
 	s.configure(set.Config, set.Compat)
 	if err := d.recall(s); err != nil {
 		return nil, err
@@ -138,9 +137,17 @@ func (s *syncer) owe(r *apply.Record) {
 			continue
 		}
 		if slices.ContainsFunc(st.Causes, func(c plan.Cause) bool { return c.Kind == plan.CameAfter }) {
-			s.owed[st.Resource] = true
+			s.owed[st.Resource] = s.owed[st.Resource] || changedBefore(r, st)
 		}
 	}
+}
+
+// changedBefore reports whether something the step comes after was changed by the cut-off run, as far as is known.
+func changedBefore(r *apply.Record, st *plan.Step) bool {
+	return slices.ContainsFunc(st.After, func(id schema.ID) bool {
+		p := r.Steps[id]
+		return p == nil || p.Changed
+	})
 }
 
 // hear turns the servers' events into looks for drift, gathered for a while so that a deploy's own events and

@@ -35,8 +35,7 @@ type follower struct {
 	tipPolls int
 	want     []job // waiting, the most urgent first; a commit stands for drift too
 	running  *current
-	taken    string    // the commit that was let through last
-	retry    time.Time // when to try again, zero = not
+	taken    string // the commit that was let through last
 	backoff  time.Duration
 	failed   int // fetches in a row
 }
@@ -130,7 +129,6 @@ func (f *follower) loop(ctx context.Context) error {
 		case <-drift.C:
 			f.ask(job{trigger: triggerDrift})
 		case <-retry.C:
-			f.retry = time.Time{}
 			f.ask(job{trigger: triggerRetry})
 		case j := <-f.commands:
 			f.ask(j)

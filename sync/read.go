@@ -108,9 +108,8 @@ func (rd *reader) read(ctx context.Context, v view, set *Settings) (*reading, er
 				Message: fmt.Sprintf("%s: another repository is not followed by this version, and while it is declared nothing counts as orphaned", res.ID)})
 		}
 	}
-	r.config, more = rd.scope.limit(config)
-	r.diags = append(r.diags, more...).Sorted()
-	r.values = newValues(r.config.Variables, set.Secrets, rd.scope.secret)
+	r.diags = r.diags.Sorted()
+	r.values = newValues(r.config.Variables, set.Secrets)
 	rd.declare(ctx, r)
 	return r, nil
 }

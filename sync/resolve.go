@@ -16,14 +16,11 @@ type values struct {
 	known   map[string]bool            // every name: is it a secret?
 }
 
-// newValues joins variables and secrets; a variable comes before a secret of its name. allowed limits the
-// secrets, nil = all.
-func newValues(vars map[string]*schema.Variable, secrets map[string]protocol.Secret, allowed func(string) bool) *values {
+// newValues joins variables and secrets; a variable comes before a secret of its name.
+func newValues(vars map[string]*schema.Variable, secrets map[string]protocol.Secret) *values {
 	v := &values{plain: map[string]string{}, secrets: map[string]protocol.Secret{}, known: map[string]bool{}}
 	for name, s := range secrets {
-		if allowed == nil || allowed(name) {
-			v.secrets[name], v.known[name] = s, true
-		}
+		v.secrets[name], v.known[name] = s, true
 	}
 	for name, x := range vars {
 		if x.IsSecret {

@@ -18,7 +18,6 @@ type job struct {
 	preview  string     // the digest that was shown: another plan is ErrChanged
 	approved string     // the digest whose asks are answered
 	events   func(apply.Event)
-	resume   *apply.Record
 	ended    func(*plan.Plan, *apply.Result, error) // told once; may be nil
 }
 
@@ -103,7 +102,7 @@ func (s *syncer) apply(ctx context.Context, r *reading, p *plan.Plan, j job) (*a
 	if j.preview != "" && j.preview != p.Digest {
 		return nil, ErrChanged
 	}
-	if !needsRun(p) && j.resume == nil {
+	if !needsRun(p) {
 		return idle(p, s.head(p.Commit, j)), nil
 	}
 	logins := s.settings().Registries
@@ -114,9 +113,6 @@ func (s *syncer) apply(ctx context.Context, r *reading, p *plan.Plan, j job) (*a
 		}),
 		Events: j.events, Preview: j.preview, Approved: p.Digest, Owed: s.owed,
 		PerServer: s.opts.PerServer, Parallel: s.opts.Parallel, MaxFailures: s.maxFailures, Failures: s.failures,
-	}
-	if j.resume != nil {
-		opts.Run, opts.Resume, opts.Plan = j.resume.ID, j.resume, nil
 	}
 	return apply.Run(ctx, opts)
 }
@@ -153,7 +149,7 @@ func (s *syncer) read(ctx context.Context, v view) (*reading, error) {
 	set := s.settings()
 	if g := s.good; g != nil && v.commit == "" && v == g.view { // the files on disk went on without it
 		again := *g
-		again.values = newValues(g.config.Variables, set.Secrets, s.reader.scope.secret)
+		again.values = newValues(g.config.Variables, set.Secrets)
 		return &again, nil
 	}
 	r, err := s.reader.read(ctx, v, set)
