@@ -11,7 +11,9 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	gosync "sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 
@@ -133,11 +135,33 @@ var errNotInThisVersion = errors.New("not carried out by this version")
 // silent ends the process with a code: what there is to say was said.
 func silent(code int) error { return &exit{code: code} }
 
-// interrupts delivers what a person types to stop a command; stop gives the signals back.
+// oneCtrlC is how close two signals are that come of one Ctrl-C: the terminal sends it to all, and a parent (a task
+// runner, timeout) passes it on again.
+const oneCtrlC = 300 * time.Millisecond
+
+// interrupts delivers what a person types to stop a command, one signal a Ctrl-C; stop gives the signals back.
 func interrupts() (c <-chan os.Signal, stop func()) {
-	ch := make(chan os.Signal, 4)
-	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
-	return ch, func() { signal.Stop(ch) }
+	raw, out := make(chan os.Signal, 4), make(chan os.Signal, 4)
+	done := make(chan struct{})
+	signal.Notify(raw, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		var last time.Time
+		for {
+			select {
+			case <-done:
+				return
+			case s := <-raw:
+				if now := time.Now(); now.Sub(last) > oneCtrlC {
+					last = now
+					select {
+					case out <- s:
+					default: // nobody listens any more
+					}
+				}
+			}
+		}
+	}()
+	return out, gosync.OnceFunc(func() { signal.Stop(raw); close(done) })
 }
 
 // run is the whole program but for the process around it.
