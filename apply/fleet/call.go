@@ -13,7 +13,10 @@ import (
 )
 
 const (
-	helloTimeout  = 5 * time.Second
+	helloTimeout = 5 * time.Second
+	// arrival is how long after the hub's start an agent that is not there yet is waited for: the one in this
+	// process connects at the same time.
+	arrival       = 2 * time.Second
 	submitTimeout = 30 * time.Second
 	// waitFor is how long an agent holds back its answer while an op runs: often enough to notice a dead one.
 	waitFor   = 15 * time.Second
@@ -198,7 +201,17 @@ func (h *Hub) session(ctx context.Context, key string) (*session, error) {
 	if s != nil {
 		return s, nil
 	}
-	return h.hello(ctx, key)
+	for {
+		s, err := h.hello(ctx, key)
+		if !errors.Is(err, apply.ErrUnreachable) || time.Since(h.started) > arrival {
+			return s, err
+		}
+		select { // this hub has only just started, and its agents are on their way
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 func (h *Hub) forget(key string, s *session) {

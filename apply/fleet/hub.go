@@ -47,6 +47,7 @@ type Hub struct {
 	js       jetstream.JetStream
 	endpoint *wire.Endpoint
 	changed  chan string
+	started  time.Time
 
 	mu       sync.Mutex          // guards below
 	keys     map[string]string   // server → agent's public key
@@ -94,6 +95,7 @@ func Start(opts Options) (*Hub, error) {
 		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), changed: make(chan string, 256),
 		keys: make(map[string]string), servers: make(map[string]string), sessions: make(map[string]*session), seqs: make(map[string]uint64),
 		answers: make(map[string]waiter), progress: make(map[protocol.OpID]*listener), term: 1,
+		started: time.Now(),
 	}
 	if err := h.start(); err != nil {
 		h.Close()
