@@ -58,7 +58,7 @@ func Declare(ctx context.Context, in Input) (*plan.Declared, []Read) {
 		d.Blocked = "compose_cmd_wrapper is not carried out: varan runs no compose command"
 		return d, nil
 	case cfg.FilesOnHost && !in.OnHost:
-		d.Unread = "its files lie on the server"
+		d.Unread = "its files lie on the server (files_on_host), which this version does not read"
 		return d, nil
 	case in.Tree == nil && !Inline(cfg):
 		d.Unread = cmp.Or(in.Why, "its repository was not read")

@@ -475,3 +475,19 @@ func FuzzEnvFile(f *testing.F) {
 		}
 	})
 }
+
+// The variables of an inline stack's additional env files are the host's: the daemon knows that it cannot tell.
+func TestInlineAdditionalEnv(t *testing.T) {
+	cfg := schema.StackConfig{FileContents: "services: {web: {image: 'a:${TAG}'}}", AdditionalEnvFiles: []schema.EnvFile{{Path: "host.env"}}}
+	if d := declare(t, cfg, nil); !strings.Contains(d.Unread, "host.env") || len(d.Diagnostics) > 0 {
+		t.Errorf("unread %q, %v", d.Unread, d.Diagnostics)
+	}
+	read := func(abs string) ([]byte, bool, error) { return []byte("TAG=7\n"), abs == "/srv/app/host.env", nil }
+	p, err := Load(context.Background(), Input{Resource: stack(cfg)}, Host{Dir: "/srv/app", Read: read})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Services["web"].Image; got != "a:7" {
+		t.Errorf("image %s", got)
+	}
+}

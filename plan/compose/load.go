@@ -252,6 +252,11 @@ func (m *model) environment() {
 		if p == main {
 			continue
 		}
+		if m.inline { // only the host can have put it beside the compose file
+			m.hostEnv(path.Join(m.w.dir, p), at)
+			some = true
+			continue
+		}
 		data, err := m.read(p, maxEnvFile)
 		if err != nil {
 			m.fail(at, "", "env file %s", why(p, err))
