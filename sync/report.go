@@ -61,6 +61,10 @@ func (l logReporter) Report(ctx context.Context, r Report) {
 			l.log.WarnContext(ctx, "plan waits for an approval", append(attrs, "digest", r.Plan.Digest, "asks", r.Plan.Asks)...)
 		}
 	case StageApplied:
+		if r.Run == "" {
+			l.log.InfoContext(ctx, "commit needs nothing", attrs...)
+			return
+		}
 		l.log.InfoContext(ctx, "run ended", append(attrs, "run", r.Run, "status", r.Result.Status, "ms", r.Result.Millis)...)
 	}
 }

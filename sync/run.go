@@ -52,6 +52,9 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		return p, result, err
 	}
 	s.applied(r, p, result, j)
+	if result.Run == "" && j.trigger != triggerCommit {
+		return p, result, nil // a look that found nothing to do is no news
+	}
 	s.say(context.WithoutCancel(ctx), Report{Stage: StageApplied, Commit: v.commit, Run: result.Run, Trigger: j.trigger, Plan: p, Result: result, Diagnostics: r.diags})
 	return p, result, nil
 }
