@@ -101,7 +101,7 @@ func TestLay(t *testing.T) {
 		t.Error(diff)
 	}
 	before, _ := os.Stat(filepath.Join(dir, "a"))
-	m2 := mustLay(t, d, m, File{Path: "a", Data: []byte("longer")})
+	mustLay(t, d, m, File{Path: "a", Data: []byte("longer")})
 	same(t, dir, map[string]string{"a": "longer", "x/y/b": "changed by the container", "x/own": "container's"})
 	if after, _ := os.Stat(filepath.Join(dir, "a")); !os.SameFile(before, after) {
 		t.Error("a is another file")
@@ -112,13 +112,13 @@ func TestLay(t *testing.T) {
 	}
 	same(t, dir, map[string]string{"a": "1", "x/y/b": "changed by the container", "x/l": "→y/b", ".env": "S=1\n", "x/own": "container's"})
 
-	m2 = mustLay(t, d, m, File{Path: "a/now/folder", Data: []byte("f")})
+	mustLay(t, d, m, File{Path: "a/now/folder", Data: []byte("f")})
 	same(t, dir, map[string]string{"a/now/folder": "f", "x/y/b": "changed by the container", "x/own": "container's"})
 	if err := d.Restore(); err != nil {
 		t.Fatal(err)
 	}
 	same(t, dir, map[string]string{"a": "1", "x/y/b": "changed by the container", "x/l": "→y/b", ".env": "S=1\n", "x/own": "container's"})
-	m2 = mustLay(t, d, m, a)
+	m2 := mustLay(t, d, m, a)
 	if err := d.Keep(); err != nil {
 		t.Fatal(err)
 	}

@@ -367,7 +367,6 @@ func (m *model) load(ctx context.Context) {
 			if !m.cfg.SkipSecretInterp {
 				data = []byte(hide(m.cfg.FileContents))
 			}
-			at = m.res.At("config.file_contents")
 		} else {
 			var err error
 			if data, err = m.read(f, maxCompose); err != nil {
