@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -170,14 +171,19 @@ func segment(name string) string {
 	return s
 }
 
+// clone is a copy that may be changed without the other noticing.
+func (r *record) clone() *record {
+	c := *r
+	c.Holds, c.Ops, c.Repairs, c.Laid = slices.Clone(r.Holds), slices.Clone(r.Ops), slices.Clone(r.Repairs), maps.Clone(r.Laid)
+	return &c
+}
+
 // get returns a copy of a resource's record that may be changed; an empty one if there is none.
 func (l *ledger) get(id schema.ID) *record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if r, ok := l.records[id]; ok {
-		c := *r
-		c.Holds, c.Ops, c.Repairs = slices.Clone(r.Holds), slices.Clone(r.Ops), slices.Clone(r.Repairs)
-		return &c
+		return r.clone()
 	}
 	return &record{Format: recordFormat, Resource: id}
 }
@@ -193,7 +199,7 @@ func (l *ledger) put(r *record) error {
 	if err := writeSynced(l.file(r.Resource), data); err != nil {
 		return fmt.Errorf("%w of %s: %w", errLedger, r.Resource, err)
 	}
-	l.records[r.Resource] = r
+	l.records[r.Resource] = r.clone()
 	return nil
 }
 

@@ -364,7 +364,7 @@ func (a *Agent) change(ctx context.Context, op protocol.Op, rec *record, job con
 	if res.Failure != nil && ctx.Err() != nil {
 		return protocol.Outcome{}, errInterrupted
 	}
-	out, err := a.settle(rec, res)
+	out, err := a.settleAll(rec, res)
 	if err == nil && out.Status == protocol.Done && op.Payload != nil {
 		a.prints.keep(op.Resource, op.Payload)
 	}
@@ -383,13 +383,31 @@ func (a *Agent) resume(ctx context.Context, id schema.ID) (protocol.Outcome, err
 	if res.Failure != nil && ctx.Err() != nil {
 		return protocol.Outcome{}, errInterrupted
 	}
-	hook, base := rec.Doing.Hook, rec.Doing.Base
-	out, err := a.settle(rec, res)
-	if base != "" {
-		a.settleFiles(id, base, out.Status == protocol.Done)
-	}
+	hook := rec.Doing.Hook
+	out, err := a.settleAll(rec, res)
 	if hook && err == nil && out.Status == protocol.Done {
 		out.Hint = "varan was stopped meanwhile: post_deploy was not run"
+	}
+	return out, err
+}
+
+// settleAll settles the files an op laid and then the op itself. A failure's files are back before it is written
+// down, a success's are kept after: killed in between, the next process does the rest.
+func (a *Agent) settleAll(rec *record, res container.Result) (protocol.Outcome, error) {
+	base := rec.Doing.Base
+	keep := rec.Doing.Intent != nil && rec.Doing.Intent.Keep
+	good := res.Failure == nil || (res.Failure.Gate && keep)
+	var ferr error
+	if !good {
+		ferr = a.settleFiles(rec.Resource, base, false)
+	}
+	out, err := a.settle(rec, res)
+	if good && err == nil {
+		ferr = a.settleFiles(rec.Resource, base, true)
+	}
+	if ferr != nil {
+		a.log.Error("settle the files of an op", "resource", rec.Resource, "err", ferr)
+		out.Error = strings.TrimPrefix(out.Error+"; its files could not be settled: "+ferr.Error(), "; ")
 	}
 	return out, err
 }
@@ -696,6 +714,11 @@ func (a *Agent) await(ctx context.Context, op protocol.Op) (protocol.Outcome, er
 func (a *Agent) recover() {
 	var cut []protocol.Op
 	a.ledger.all(func(r *record) {
+		if r.Doing == nil && r.Base != "" { // killed just before what was laid became final
+			if err := a.settleFiles(r.Resource, r.Base, true); err != nil {
+				a.log.Warn("settle the files of an op", "resource", r.Resource, "err", err)
+			}
+		}
 		if d := r.Doing; d != nil && d.Intent != nil && (d.Intent.Phase != container.Creating || len(d.Intent.Networks) > 0) {
 			cut = append(cut, protocol.Op{ID: d.Op, Resource: r.Resource, Verb: d.Verb, Server: a.opts.Server, Fleet: a.opts.Fleet})
 		}

@@ -68,15 +68,8 @@ func (a *Agent) deployStack(ctx context.Context, op protocol.Op, rec *record, jo
 	job.DownFirst = op.Payload.Stack.DestroyBeforeDeploy
 	d.Hosts = a.fingerprints(append(hostFiles(op.Payload), s.HostFiles()...))
 	out, err := a.change(ctx, op, rec, job, d)
-	if errors.Is(err, errInterrupted) {
-		return out, err // the files stay: the next process goes on
-	}
-	kept := out.Status == protocol.Done || (job.Keep && out.Held != "")
-	if err != nil || !kept {
-		return out, errors.Join(err, s.Restore())
-	}
-	if err := s.Keep(); err != nil {
-		return out, err
+	if err != nil {
+		return out, err // interrupted, the files stay: the next process goes on
 	}
 	if out.Status == protocol.Done {
 		if err := s.After(ctx); err != nil {
@@ -87,20 +80,20 @@ func (a *Agent) deployStack(ctx context.Context, op protocol.Op, rec *record, jo
 	return out, nil
 }
 
-// settleFiles makes what a cut-off op laid final, or takes it back.
-func (a *Agent) settleFiles(id schema.ID, base string, good bool) {
+// settleFiles makes what an op laid final, or takes it back.
+func (a *Agent) settleFiles(id schema.ID, base string, good bool) error {
+	if base == "" {
+		return nil
+	}
 	d, err := stack.OpenDir(base, stack.UndoFile(a.opts.Root, id))
-	if err == nil {
-		defer d.Close()
-		if good {
-			err = d.Keep()
-		} else {
-			err = d.Restore()
-		}
-	}
 	if err != nil {
-		a.log.Error("put the files of a cut-off op right", "resource", id, "err", err)
+		return err
 	}
+	defer d.Close()
+	if good {
+		return d.Keep()
+	}
+	return d.Restore()
 }
 
 // prepareStack pulls and builds what the services concerned need.
