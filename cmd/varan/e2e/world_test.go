@@ -373,7 +373,7 @@ func (w *world) record() {
 func (w *world) recorded(since time.Time) []events.Message {
 	w.t.Helper()
 	ctx := context.Background()
-	c, err := w.docker.ContainerCreate(ctx, &container.Config{Image: "varan-e2e:1", Labels: map[string]string{"varan.fleet": w.id}}, nil, nil, nil, "")
+	c, err := w.docker.ContainerCreate(ctx, &container.Config{Image: "varan-e2e:1", Cmd: []string{"true"}, Labels: map[string]string{"varan.fleet": w.id}}, nil, nil, nil, "")
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -522,20 +522,23 @@ func (w *world) settled() {
 	w.eventually("the daemon is at rest", time.Minute, func() (bool, string) {
 		r := w.varan("status", "--json")
 		var s struct {
-			Running bool   `json:"running"`
-			Applied string `json:"applied"`
-			Syncs   []struct {
-				Running bool   `json:"running"`
-				Applied string `json:"applied"`
+			Syncs []struct {
+				State string `json:"state"`
+				Tip   string `json:"tip"`
+				Good  string `json:"good"`
 			} `json:"syncs"`
+			Running []any `json:"running"`
 		}
 		if err := json.Unmarshal([]byte(r.stdout), &s); err != nil {
 			return false, r.stdout + r.stderr
 		}
 		for _, sync := range s.Syncs {
-			if sync.Running || sync.Applied == "" {
+			if sync.State != "ok" || sync.Tip != sync.Good {
 				return false, r.stdout
 			}
+		}
+		if len(s.Running) > 0 {
+			return false, r.stdout
 		}
 		return len(s.Syncs) > 0, r.stdout
 	})
