@@ -27,7 +27,7 @@ func DeclareDeployment(r *schema.Resource, known map[string]bool) *Declared {
 		out.Blocked = "swarm is not handled by varan"
 	}
 	d.image()
-	extra := d.words("extra_args", strings.Join(c.ExtraArgs, " "))
+	extra := d.arguments()
 	d.spec(extra)
 	if !c.SkipSecretInterp {
 		d.names(known)
@@ -186,41 +186,18 @@ func (d *deployment) names(known map[string]bool) {
 
 // words splits text as a shell would, without expanding anything.
 func (d *deployment) words(key, text string) []string {
-	var out []string
-	var word strings.Builder
-	in, quote := false, rune(0)
-	escaped := false
-	for _, c := range text {
-		switch {
-		case escaped:
-			word.WriteRune(c)
-			escaped = false
-		case c == '\\' && quote != '\'':
-			escaped, in = true, true
-		case quote != 0:
-			if c == quote {
-				quote = 0
-			} else {
-				word.WriteRune(c)
-			}
-		case c == '\'' || c == '"':
-			quote, in = c, true
-		case c == ' ' || c == '\t' || c == '\n' || c == '\r':
-			if in {
-				out = append(out, word.String())
-				word.Reset()
-				in = false
-			}
-		default:
-			word.WriteRune(c)
-			in = true
-		}
+	out, err := Words(text)
+	if err != nil {
+		d.fail(d.r.At("config."+key), key+" "+err.Error(), "close it")
 	}
-	if quote != 0 || escaped {
-		d.fail(d.r.At("config."+key), key+" ends inside a quote", "close it")
-	}
-	if in {
-		out = append(out, word.String())
+	return out
+}
+
+// arguments are the words of extra_args.
+func (d *deployment) arguments() []string {
+	out, err := Arguments(d.c.ExtraArgs)
+	if err != nil {
+		d.fail(d.r.At("config.extra_args"), "extra_args: "+err.Error(), "close it")
 	}
 	return out
 }

@@ -13,10 +13,10 @@ import (
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/streams"
 	"github.com/docker/docker/client"
-	"github.com/google/shlex"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
 )
 
@@ -116,9 +116,12 @@ func (d Deployment) Args() ([]string, error) {
 		}
 		add("label", l.Key+"="+Unquote(l.Value))
 	}
-	extra, err := words(strings.Join(c.ExtraArgs, " "), reveal)
+	extra, err := plan.Arguments(c.ExtraArgs)
 	if err != nil {
 		return nil, fmt.Errorf("read extra_args: %w", err)
+	}
+	for i := range extra {
+		extra[i] = reveal(extra[i])
 	}
 	if err := checkExtra(extra); err != nil {
 		return nil, err
@@ -144,7 +147,7 @@ func Unquote(v string) string {
 }
 
 func words(text string, reveal func(string) string) ([]string, error) {
-	w, err := shlex.Split(text)
+	w, err := plan.Words(text)
 	if err != nil {
 		return nil, err
 	}

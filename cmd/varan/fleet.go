@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	gosync "sync"
+	"time"
 
 	"github.com/nats-io/nkeys"
 
@@ -105,7 +106,7 @@ func startFleet(ctx context.Context, set *settings.Settings, log *slog.Logger, o
 			lost <- fmt.Errorf("agent's link: %w", err)
 		}
 	})
-	return &localFleet{Fleet: l, Hub: hub, Changed: hub.Changed(), Lost: lost, Close: gosync.OnceFunc(func() {
+	local := &localFleet{Fleet: l, Hub: hub, Changed: hub.Changed(), Lost: lost, Close: gosync.OnceFunc(func() {
 		stopLink()
 		linked.Wait()
 		conn.Close()
@@ -116,7 +117,36 @@ func startFleet(ctx context.Context, set *settings.Settings, log *slog.Logger, o
 			log.Warn("agent not closed well", "err", err)
 		}
 		hub.Close()
-	})}, nil
+	})}
+	if err := local.connected(ctx, lost); err != nil {
+		local.Close()
+		return nil, err
+	}
+	return local, nil
+}
+
+// connectTimeout bounds how long this process's own agent may take to be there.
+const connectTimeout = 20 * time.Second
+
+// connected waits until the agent answers, so that the first look at this machine is not that nobody is there.
+func (l *localFleet) connected(ctx context.Context, lost <-chan error) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := l.Hub.Present(ctx, "local")
+		if err == nil {
+			return nil
+		}
+		select {
+		case err := <-lost:
+			return err
+		case <-ctx.Done():
+			return fmt.Errorf("reach this machine's own agent: %w", err)
+		case <-again.C:
+		}
+	}
 }
 
 // localServer enrols this process's agent under the name that the config gives this machine, which is known only
