@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	docker "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/volume"
@@ -53,6 +54,7 @@ func (a *Agent) endsByItself(ctx context.Context, id string) bool {
 // Observe tells the host's state. What could not be told stands in the answer's Error.
 func (a *Agent) Observe(ctx context.Context, q protocol.Observe) protocol.Observed {
 	out := protocol.Observed{Version: protocol.Version, State: plan.ServerState{Name: a.opts.Server, Self: a.engine.Self, Ledger: map[schema.ID]*plan.Entry{}}}
+	a.mended(ctx)
 	list, err := a.api.ContainerList(ctx, docker.ListOptions{All: true})
 	if err != nil {
 		out.Error = fmt.Sprintf("the Docker engine at %s does not answer: %v", a.api.DaemonHost(), err)
@@ -79,6 +81,37 @@ func (a *Agent) Observe(ctx context.Context, q protocol.Observe) protocol.Observ
 	})
 	a.answer(ctx, s, q.Queries)
 	return out
+}
+
+// mendTime is how long an observation waits for ops that a killed process left half done. By then what they start
+// is started, and waits for its health at most.
+const mendTime = 20 * time.Second
+
+// mended waits until what a killed process left half done is put right: a plan made from the half-done state
+// would do it again.
+func (a *Agent) mended(ctx context.Context) {
+	a.mu.Lock()
+	var open []*task
+	for _, t := range a.tasks {
+		if t.resume {
+			open = append(open, t)
+		}
+	}
+	a.mu.Unlock()
+	if len(open) == 0 {
+		return
+	}
+	limit := time.NewTimer(mendTime)
+	defer limit.Stop()
+	for _, t := range open {
+		select {
+		case <-t.done:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (a *Agent) forget(alive map[string]bool) {

@@ -157,7 +157,7 @@ services:
 func TestAfterWaitsForHealth(t *testing.T) {
 	w := newWorld(t)
 	w.write(map[string]string{"a.toml": strings.Replace(one("slow"), `extra_args = [`,
-		`extra_args = ["--health-cmd", "test -e /tmp/ready", "--health-interval", "200ms", `, 1) +
+		`extra_args = ["--health-cmd", "test -e /tmp/ready", "--health-interval", "200ms", "--health-retries", "50", `, 1) +
 		strings.Replace(one("next", `after = ["ID-slow"]`), `K = x`, `K = x`, 1)})
 	w.replace("a.toml", `command = "sleep 2147483647"
 extra_args = ["--health-cmd"`, `command = "sh -c 'sleep 2; touch /tmp/ready; sleep 2147483647'"
@@ -187,7 +187,7 @@ func TestRollback(t *testing.T) {
 	w.write(map[string]string{"a.toml": healthy})
 	w.apply()
 	before := w.ids()
-	w.replace("a.toml", "K = x", "K = broken")
+	w.replace("a.toml", "K = x\n", "K = broken\n")
 	r := w.varan("apply", "--yes", w.repo)
 	if r.exit != 1 {
 		t.Fatalf("varan apply of an unhealthy version: exit %d\n%s%s", r.exit, r.stdout, r.stderr)
@@ -210,7 +210,7 @@ func TestRollback(t *testing.T) {
 	if ev := w.events(start, "create", "start", "die"); len(ev) != 0 {
 		t.Errorf("a held resource was touched: %v", ev)
 	}
-	w.replace("a.toml", "K = broken", "K = x")
+	w.replace("a.toml", "K = broken\n", "K = x\n")
 	w.replace("a.toml", "test $K = x", "test $K = x -o $K = y")
 	w.replace("a.toml", "K = x\n", "K = y\n")
 	w.apply()
