@@ -116,6 +116,9 @@ func tell(sh *shell, result *apply.Result, err error) error {
 	if errors.Is(err, sync.ErrChanged) {
 		return fmt.Errorf("%w: the world moved since the plan was shown; run varan apply again to see the new one", err)
 	}
+	if errors.Is(err, sync.ErrBusy) {
+		return fmt.Errorf("%w; varan status shows it, varan cancel ends it after the steps under way", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -139,7 +139,7 @@ func resourceTable(rs []sync.ResourceStatus, all bool, t report.Terminal) string
 			continue
 		}
 		rows = append(rows, []string{report.Escape(string(r.Resource)), report.Escape(r.Server), report.Escape(r.State),
-			string(r.Action), report.Escape(short(r.Commit)), report.Escape(r.Cause)})
+			string(r.Action), report.Escape(short(r.Commit)), report.Escape(causeDetail(r.Cause))})
 	}
 	s := ""
 	if len(rows) > 0 {
@@ -147,6 +147,15 @@ func resourceTable(rs []sync.ResourceStatus, all bool, t report.Terminal) string
 	}
 	if well > 0 {
 		s += fmt.Sprintf("\n%d of %d resources run as declared.\n", well, len(rs))
+	}
+	return s
+}
+
+// causeDetail drops the fixed word before a cause's own words.
+func causeDetail(s string) string {
+	word, rest, ok := strings.Cut(s, " ")
+	if ok && strings.Trim(word, "abcdefghijklmnopqrstuvwxyz_") == "" && strings.Contains(word, "_") {
+		return rest
 	}
 	return s
 }

@@ -329,6 +329,9 @@ func serviceLine(s plan.Step) string {
 
 func changeDetail(c plan.Change) detail {
 	d := detail{path: Escape(strings.TrimPrefix(c.Path, "services."))}
+	if d.path == "" {
+		d.path = "declaration"
+	}
 	switch {
 	case c.Old == nil && c.New == nil:
 		d.new = "changed"
