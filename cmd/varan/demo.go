@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
@@ -279,7 +280,7 @@ func (c *demoCommand) clean(ctx context.Context, docker *client.Client) error {
 		if p := x.Labels["com.docker.compose.project"]; p != "" {
 			projects[p] = true
 		}
-		if err := docker.ContainerRemove(ctx, x.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !client.IsErrNotFound(err) {
+		if err := docker.ContainerRemove(ctx, x.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !cerrdefs.IsNotFound(err) {
 			return fmt.Errorf("remove container %s: %w", x.ID[:12], err)
 		}
 	}
@@ -294,7 +295,7 @@ func (c *demoCommand) clean(ctx context.Context, docker *client.Client) error {
 			}
 		}
 	}
-	if _, err := docker.ImageRemove(ctx, demoImage, image.RemoveOptions{}); err != nil && !client.IsErrNotFound(err) {
+	if _, err := docker.ImageRemove(ctx, demoImage, image.RemoveOptions{}); err != nil && !cerrdefs.IsNotFound(err) {
 		return fmt.Errorf("remove image %s: %w", demoImage, err)
 	}
 	// Only a folder that a demo made is removed.

@@ -129,7 +129,7 @@ func (l *live) stopping() {
 	l.note = s
 }
 
-// errLeft says that the person left while steps were under way.
+// leftNote is said when a person leaves while steps are under way.
 const leftNote = "Left while steps were under way: what they began is put right by the next run or the daemon."
 
 // watch runs do and shows its events. The first interrupt calls stop once, which must make do end after the steps

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
@@ -191,7 +192,7 @@ func removeAll(t *testing.T, docker *client.Client, id string) {
 	}
 	for _, c := range list {
 		if c.Labels["varan.fleet"] == id || len(c.Names) > 0 && strings.Contains(c.Names[0], id) {
-			if err := docker.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !client.IsErrNotFound(err) {
+			if err := docker.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !cerrdefs.IsNotFound(err) {
 				t.Error(err)
 			}
 		}

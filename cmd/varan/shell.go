@@ -129,9 +129,6 @@ func (e *exit) Error() string {
 
 func (e *exit) Unwrap() error { return e.err }
 
-// errNotInThisVersion says that something is named in the help of a later version.
-var errNotInThisVersion = errors.New("not carried out by this version")
-
 // silent ends the process with a code: what there is to say was said.
 func silent(code int) error { return &exit{code: code} }
 

@@ -135,7 +135,6 @@ func countWord(a plan.Action) string {
 // A row is one line of the table with what stands below it.
 type row struct {
 	wave, glyph, name, server, action, cause string
-	paint                                    func(string) string
 	action0                                  plan.Action
 	below                                    []detail
 }
