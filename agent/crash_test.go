@@ -203,3 +203,32 @@ func killOnce(t *testing.T, first bool, edit func(*schema.DeploymentConfig), ver
 	}
 	return false
 }
+
+// TestHalfMade: a container that was created and never started is taken up by the next op, under whatever id, and
+// is not made a second time.
+func TestHalfMade(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.stop()
+	h.wrap = func(api client.APIClient) client.APIClient {
+		return &dying{APIClient: api, at: 1, after: true, kill: func() { h.cancel() }}
+	}
+	h.start()
+	op := h.op("web", protocol.Deploy, h.config(), plan.Create)
+	h.agent.Submit(t.Context(), op)
+	if _, err := h.agent.Wait(t.Context(), op.ID); err == nil {
+		t.Fatal("it was not killed")
+	}
+	h.stop()
+	h.wrap = nil
+	h.start()
+	c := h.container("web")
+	if c == nil || c.Status != "created" || c.Leftover == "" {
+		t.Fatalf("half made: %+v", c)
+	}
+	again := h.op("web", protocol.Deploy, h.config(), plan.Create)
+	h.must(again)
+	if now := h.container("web"); now.ID != c.ID || now.Status != "running" || now.Leftover != "" {
+		t.Errorf("taken up: %+v", now)
+	}
+}

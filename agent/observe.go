@@ -150,6 +150,11 @@ func (a *Agent) container(ctx context.Context, c *docker.Summary) plan.Container
 		if out.Project == "" && out.Resource != "" {
 			out.Service = out.Resource.Name()
 		}
+		// Made by us and never started: what belongs into it may be missing, so it is no container yet. The next
+		// op that creates it takes it up.
+		if out.Resource != "" && out.Fleet == a.opts.Fleet && c.State == docker.StateCreated {
+			out.Leftover = "new"
+		}
 	}
 	switch {
 	case strings.Contains(c.Status, "(healthy)"):
