@@ -163,7 +163,7 @@ func (a *Agent) lockRoot() error {
 		who, _ := io.ReadAll(io.LimitReader(f, 200))
 		return fmt.Errorf("lock agent root %s: another agent works there (%s)", a.opts.Root, who)
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = fmt.Fprintf(f, "process %d of fleet %s", os.Getpid(), a.opts.Fleet)
 	}
 	if err != nil {

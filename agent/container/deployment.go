@@ -56,7 +56,8 @@ func plain(err error) error {
 }
 
 func createCommand(c command.Cli) *cobra.Command {
-	cmd := docker.NewCreateCommand(c) //nolint:staticcheck // the only parser of docker's flags there is
+	//lint:ignore SA1019 the only parser of docker's flags there is; the version is pinned
+	cmd := docker.NewCreateCommand(c)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
 	cmd.SetOut(io.Discard)
 	cmd.SetErr(io.Discard)
