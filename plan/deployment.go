@@ -184,15 +184,6 @@ func (d *deployment) names(known map[string]bool) {
 	slices.Sort(d.unit.Secrets)
 }
 
-// words splits text as a shell would, without expanding anything.
-func (d *deployment) words(key, text string) []string {
-	out, err := Words(text)
-	if err != nil {
-		d.fail(d.r.At("config."+key), key+" "+err.Error(), "close it")
-	}
-	return out
-}
-
 // arguments are the words of extra_args.
 func (d *deployment) arguments() []string {
 	out, err := Arguments(d.c.ExtraArgs)
