@@ -190,6 +190,7 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 		return context.Cause(gctx)
 	})
 	g.Go(func() error { return watcher.Run(gctx) })
+	g.Go(func() error { return keepSmall(gctx, daemon) })
 	g.Go(func() error {
 		select {
 		case err := <-fl.Lost:
