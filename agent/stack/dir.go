@@ -205,6 +205,13 @@ func (d *Dir) open(dir *os.File, base, name string, how int) (*os.File, unix.Sta
 	case stat.Nlink > 1:
 		return nil, stat, d.wrong(name, "has a second name (a hard link); remove one of them")
 	}
+	// One name may be the other one by now: a hard link to a file elsewhere, taken away between the two looks. Only
+	// a file whose one name is still this one is ours to write.
+	var named unix.Stat_t
+	err = unix.Fstatat(int(dir.Fd()), base, &named, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil || named.Dev != stat.Dev || named.Ino != stat.Ino || named.Nlink != 1 {
+		return nil, stat, d.wrong(name, "was replaced while it was looked at")
+	}
 	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), how|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, stat, &fs.PathError{Op: "open", Path: path.Join(d.path, name), Err: errors.Unwrap(err)}

@@ -129,8 +129,7 @@ func TestChanges(t *testing.T) {
 	}
 	for _, c := range cases {
 		ok := t.Run(c.name, func(t *testing.T) {
-			w := *w
-			w.t = t
+			w := w.in(t)
 			before := w.snapshot()
 			c.change()
 			if c.fails {

@@ -60,8 +60,20 @@ type world struct {
 	docker *client.Client
 	http   *http.Client // over the daemon's socket; made when first used
 
-	mu   *sync.Mutex // guards seen
+	told *recording
+}
+
+// A recording is what the engine told of one world.
+type recording struct {
+	mu   sync.Mutex // guards seen
 	seen []events.Message
+}
+
+// in is the same world, whose failures are t's.
+func (w *world) in(t *testing.T) *world {
+	same := *w
+	same.t = t
+	return &same
 }
 
 func newWorld(t *testing.T) *world {
@@ -84,7 +96,7 @@ func newWorld(t *testing.T) *world {
 	rand.Read(b)
 	dir := t.TempDir()
 	w := &world{
-		t: t, bin: bin, docker: docker, mu: new(sync.Mutex),
+		t: t, bin: bin, docker: docker, told: new(recording),
 		id:     "e2e" + hex.EncodeToString(b),
 		dir:    dir,
 		repo:   filepath.Join(dir, "repo"),
@@ -358,9 +370,9 @@ func (w *world) record() {
 		for {
 			select {
 			case m := <-msgs:
-				w.mu.Lock()
-				w.seen = append(w.seen, m)
-				w.mu.Unlock()
+				w.told.mu.Lock()
+				w.told.seen = append(w.told.seen, m)
+				w.told.mu.Unlock()
 			case <-errs:
 				return
 			}
@@ -382,10 +394,10 @@ func (w *world) recorded(since time.Time) []events.Message {
 	}
 	var found []events.Message
 	w.eventually("the event stream catches up", 10*time.Second, func() (bool, string) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
+		w.told.mu.Lock()
+		defer w.told.mu.Unlock()
 		found = found[:0]
-		for _, m := range w.seen {
+		for _, m := range w.told.seen {
 			if m.Actor.ID == c.ID {
 				return true, ""
 			}
