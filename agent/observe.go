@@ -217,6 +217,22 @@ func (a *Agent) facts(ctx context.Context, s *plan.ServerState, q protocol.Query
 	p := q.Payload
 	base := rec.Base
 	f.Directory = directory(rec)
+	var read []string
+	if q.Declare && filesOnHost(p) {
+		d, filled, err := a.declareOnHost(ctx, protocol.Op{Resource: q.Resource, Fleet: a.opts.Fleet, Payload: p}, rec)
+		if err != nil {
+			f.Problem = redactor(p)(err.Error())
+			return f
+		}
+		f.Declared, read = d.Shown, d.Files
+		p, q.Payload = filled, filled
+		if d.Open.Blocked != "" {
+			return f
+		}
+		open := *filled // what agent.toml says is about the values themselves
+		open.Units = d.Open.Units
+		f.Refused = a.refusals(&open)
+	}
 	if p != nil && p.Stack != nil {
 		op := protocol.Op{Resource: q.Resource, Fleet: a.opts.Fleet, Payload: p}
 		st, err := a.openStack(ctx, op, rec)
@@ -238,10 +254,12 @@ func (a *Agent) facts(ctx context.Context, s *plan.ServerState, q protocol.Query
 	if p == nil {
 		return f
 	}
-	f.HostFilesChanged = a.hostFilesChanged(rec, hostFiles(p))
+	f.HostFilesChanged = a.hostFilesChanged(rec, append(hostFiles(p), read...))
 	f.MissingBinds = missingBinds(p.Binds, base)
 	f.SecretsChanged = a.secretsChanged(ctx, q.Resource, p, func() []string { return a.live(ctx, s, q.Resource, p) })
-	f.Refused = a.refusals(p)
+	if f.Declared == nil {
+		f.Refused = a.refusals(p)
+	}
 	if q.Compare {
 		c, err := a.compare(ctx, q, rec)
 		if err != nil {

@@ -138,6 +138,10 @@ func (a *Agent) prepare(ctx context.Context, op protocol.Op) (protocol.Outcome, 
 	if p == nil {
 		return protocol.Outcome{}, errors.New("prepare: the op has no payload")
 	}
+	if _, err := a.settleOnHost(ctx, &op); err != nil {
+		return protocol.Outcome{}, err
+	}
+	p = op.Payload
 	concerned := func(service string) bool {
 		if len(op.Services) == 0 {
 			return true
@@ -260,6 +264,11 @@ func (a *Agent) deploy(ctx context.Context, op protocol.Op) (protocol.Outcome, e
 	if p == nil || (p.Deployment == nil && p.Stack == nil) {
 		return protocol.Outcome{}, errors.New("deploy: the op has no payload")
 	}
+	read, err := a.settleOnHost(ctx, &op)
+	if err != nil {
+		return protocol.Outcome{}, err
+	}
+	p = op.Payload
 	for _, u := range p.Units {
 		for _, s := range u.Secrets {
 			if _, ok := p.Secrets[s]; !ok {
@@ -281,7 +290,7 @@ func (a *Agent) deploy(ctx context.Context, op protocol.Op) (protocol.Outcome, e
 		job.Labels[container.LabelRepo] = p.Repo
 	}
 	if p.Stack != nil {
-		return a.deployStack(ctx, op, rec, job)
+		return a.deployStack(ctx, op, rec, job, read)
 	}
 	d := a.deployment(op)
 	job.Names, job.Creator = append(job.Names, d.Name), d

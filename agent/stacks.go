@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/varanhq/varan/agent/container"
 	"github.com/varanhq/varan/agent/protocol"
@@ -36,8 +37,9 @@ func (a *Agent) directoryOf(ctx context.Context, op protocol.Op, rec *record) (s
 }
 
 // deployStack lays the stack's files, runs its commands and changes its containers. Whatever fails before the
-// gate, the files are put back as they were, unless what failed is to be kept.
-func (a *Agent) deployStack(ctx context.Context, op protocol.Op, rec *record, job container.Job) (protocol.Outcome, error) {
+// gate, the files are put back as they were, unless what failed is to be kept. read are the host's files it is
+// declared by, none where they come with the op.
+func (a *Agent) deployStack(ctx context.Context, op protocol.Op, rec *record, job container.Job, read []string) (protocol.Outcome, error) {
 	s, err := a.openStack(ctx, op, rec)
 	if err != nil {
 		return protocol.Outcome{}, err
@@ -66,7 +68,7 @@ func (a *Agent) deployStack(ctx context.Context, op protocol.Op, rec *record, jo
 	job.Services = s.Services(op.Services)
 	job.Creator = s
 	job.DownFirst = op.Payload.Stack.DestroyBeforeDeploy
-	d.Hosts = a.fingerprints(append(hostFiles(op.Payload), s.HostFiles()...))
+	d.Hosts = a.fingerprints(slices.Concat(hostFiles(op.Payload), s.HostFiles(), read))
 	out, err := a.change(ctx, op, rec, job, d)
 	if err != nil {
 		return out, err // interrupted, the files stay: the next process goes on

@@ -284,7 +284,11 @@ func (m *maker) unable(n *node) bool {
 		return true
 	}
 	if d.Blocked != "" {
-		n.stop(Blocked, NotCarriedOut, "%s", d.Blocked)
+		kind := NotCarriedOut
+		if d.OnHost {
+			kind = Invalid
+		}
+		n.stop(Blocked, kind, "%s", d.Blocked)
 		return true
 	}
 	return false

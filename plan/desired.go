@@ -91,6 +91,8 @@ type Declared struct {
 	Diagnostics []schema.Diagnostic
 	// Unread says why its files are not known ("" = they are): the step is unknown.
 	Unread string
+	// OnHost: its files lie on its server. What they declare comes as Facts.Declared.
+	OnHost bool
 	// Blocked says what it needs that this version does not carry out.
 	Blocked string
 	// Paths are the repository files the agent needs, sorted; Tree asks for the whole tree (pre_deploy).

@@ -171,7 +171,7 @@ func (m *maker) declare() {
 		n.server = cmp.Or(r.Server, m.d.Local)
 		n.step.Server = n.server
 		n.host = m.hosts[n.server]
-		n.decl = m.d.Declared[r.ID]
+		n.decl = onServer(m.d.Declared[r.ID], n.host)
 		if r.Was != "" {
 			was := schema.NewID(r.Kind, r.Was)
 			if _, declared := m.index[was]; !declared && was != r.ID {
@@ -180,6 +180,24 @@ func (m *maker) declare() {
 			}
 		}
 	}
+}
+
+// onServer is d, or for a stack whose files lie on its server what that server says they declare.
+func onServer(d *Declared, h *host) *Declared {
+	if d == nil || !d.OnHost || h == nil || h.Facts[d.Resource] == nil || d.Blocked != "" {
+		return d
+	}
+	f := h.Facts[d.Resource]
+	if f.Declared == nil {
+		out := *d
+		out.Unread = cmp.Or(f.Problem, d.Unread)
+		return &out
+	}
+	out := *f.Declared
+	out.Resource, out.Project, out.OnHost, out.Tree, out.Paths = d.Resource, d.Project, true, false, nil
+	out.Missing, out.Hooks = d.Missing, d.Hooks
+	out.Diagnostics = slices.Concat(d.Diagnostics, f.Declared.Diagnostics)
+	return &out
 }
 
 // say adds a diagnostic.

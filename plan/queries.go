@@ -22,6 +22,8 @@ type Query struct {
 	Binds bool
 	// Refusals asks what agent.toml would refuse of it: containers are about to be made.
 	Refusals bool
+	// Declare asks what a stack declares whose files lie on the server.
+	Declare bool
 }
 
 // Queries tells what the observer must ask before Make can decide, by server and resource in a fixed order.
@@ -45,11 +47,21 @@ func Queries(d *Desired, st *State) []Query {
 }
 
 func (q Query) asks() bool {
-	return len(q.Compare)+len(q.HostFiles)+len(q.Secrets) > 0 || q.Files || q.Binds || q.Refusals
+	return len(q.Compare)+len(q.HostFiles)+len(q.Secrets) > 0 || q.Files || q.Binds || q.Refusals || q.Declare
 }
 
 func (m *maker) query(n *node) Query {
 	q := Query{Server: n.server, Resource: n.id}
+	if n.decl.OnHost && n.host.Unreachable == "" && !n.res.Template && !n.res.Unplaced {
+		q.Declare = true
+		if n.decl.Unread != "" { // which services it has is not known yet: whatever stands under its name is compared
+			for _, c := range n.free {
+				q.Compare = append(q.Compare, m.unitName(n, c))
+			}
+			q.Compare = unique(q.Compare)
+			return q
+		}
+	}
 	if n.idle || n.step.Action == Blocked || n.step.Action == Unknown && len(n.free) == 0 {
 		return q
 	}

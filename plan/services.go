@@ -31,6 +31,17 @@ func (v *verdict) need(a Action, drift bool, kind CauseKind, detail string) {
 	v.causes = append(v.causes, Cause{Kind: kind, Detail: detail})
 }
 
+// blame names the host files that changed as the cause of what is otherwise only said to be declared otherwise.
+func (v *verdict) blame(files []string) {
+	if len(files) == 0 {
+		return
+	}
+	v.causes = slices.DeleteFunc(v.causes, func(c Cause) bool { return c.Kind == SpecChanged || c.Kind == FileChanged })
+	for _, f := range files {
+		v.causes = append(v.causes, Cause{Kind: HostFileChanged, Detail: "host file " + f + " changed"})
+	}
+}
+
 // compare decides each unit of a resource that is to run, and puts the step together.
 func (m *maker) compare(n *node) {
 	facts := n.facts()
@@ -212,6 +223,9 @@ func (m *maker) compareOwned(n *node, u *Unit, have []*Container, facts *Facts) 
 	}
 	if stale {
 		m.explain(n, u, have[0], &v)
+		if n.decl.OnHost {
+			v.blame(facts.HostFilesChanged)
+		}
 	}
 	if scale := max(u.Scale, 1); len(have) != scale {
 		old := n.before(u.Service)

@@ -38,7 +38,10 @@ type Facts struct {
 	// Refused are agent.toml's refusals, in words that name the key.
 	Refused   []string `json:"refused,omitempty"`
 	Directory string   `json:"directory,omitempty"` // the working directory in use on the host
-	Problem   string   `json:"problem,omitempty"`   // why the facts could not be told
+	// Declared is what a stack declares whose files lie on the server. Values of host files stand in it as
+	// "(set on the host)" with a fingerprint under the agent's own key.
+	Declared *Declared `json:"declared,omitempty"`
+	Problem  string    `json:"problem,omitempty"` // why the facts could not be told
 }
 
 // A Comparison says whether a running container equals its declaration.

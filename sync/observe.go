@@ -41,19 +41,19 @@ func (s *syncer) observe(ctx context.Context, r *reading, servers []string) *pla
 
 // covered reports whether the answer to a tells what q asks.
 func covered(q, a plan.Query) bool {
-	return q.Server == a.Server && q.Resource == a.Resource && (len(q.Compare) == 0 || len(a.Compare) > 0)
+	return q.Server == a.Server && q.Resource == a.Resource && (len(q.Compare) == 0 || len(a.Compare) > 0) && (!q.Declare || a.Declare)
 }
 
 // questions turns plan's queries into messages, by server.
 func (s *syncer) questions(ctx context.Context, r *reading, queries []plan.Query) map[string][]protocol.Query {
 	out := make(map[string][]protocol.Query)
 	for _, q := range queries {
-		p, err := r.payload(ctx, q.Resource, nil, len(q.Compare) > 0)
+		p, err := r.payload(ctx, q.Resource, nil, nil, len(q.Compare) > 0)
 		if err != nil {
 			s.log.WarnContext(ctx, "resource not asked about", "resource", q.Resource, "err", err)
 			continue
 		}
-		out[q.Server] = append(out[q.Server], protocol.Query{Resource: q.Resource, Compare: len(q.Compare) > 0, Payload: p})
+		out[q.Server] = append(out[q.Server], protocol.Query{Resource: q.Resource, Compare: len(q.Compare) > 0, Declare: q.Declare, Payload: p})
 	}
 	return out
 }

@@ -20,11 +20,15 @@ const (
 )
 
 // payload is what a resource's op brings along: its declaration with variables resolved, its files, the values
-// of the secrets it names, the logins of the accounts it names. Without files, what is asked about it.
-func (r *reading) payload(ctx context.Context, id schema.ID, logins []RegistryAccount, withFiles bool) (*protocol.Payload, error) {
+// of the secrets it names, the logins of the accounts it names. Without files, what is asked about it. planned is
+// what the plan was made from: for a stack whose files lie on its server, what the server said of them.
+func (r *reading) payload(ctx context.Context, id schema.ID, planned *plan.Declared, logins []RegistryAccount, withFiles bool) (*protocol.Payload, error) {
 	res, decl := r.resolved[id], r.declared[id]
 	if res == nil || decl == nil {
 		return nil, fmt.Errorf("%s is not declared by commit %s", id, r.commit)
+	}
+	if planned != nil && planned.OnHost {
+		decl = planned
 	}
 	p := &protocol.Payload{
 		Repo: r.trees[id].repo, Project: decl.Project, Directory: decl.Directory,

@@ -112,7 +112,7 @@ func (s *syncer) apply(ctx context.Context, r *reading, p *plan.Plan, j job) (*a
 	opts := apply.Options{
 		Plan: p, Fleet: s.opts.Servers, Journal: s.opts.Journal, Head: s.head(p.Commit, j), Log: s.log,
 		Payloads: apply.PayloadFunc(func(ctx context.Context, step plan.Step) (*protocol.Payload, error) {
-			return r.payload(ctx, step.Resource, logins, true)
+			return r.payload(ctx, step.Resource, step.Declared, logins, true)
 		}),
 		Events: j.events, Preview: j.preview, Approved: p.Digest, Owed: s.owed,
 		PerServer: s.opts.PerServer, Parallel: s.opts.Parallel, MaxFailures: s.maxFailures, Failures: s.failures,

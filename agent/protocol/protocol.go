@@ -153,7 +153,9 @@ type Observe struct {
 type Query struct {
 	Resource schema.ID `json:"resource"`
 	// Compare asks how containers without our labels differ from the declaration.
-	Compare bool     `json:"compare,omitempty"`
+	Compare bool `json:"compare,omitempty"`
+	// Declare asks what the stack declares, from its files on the host.
+	Declare bool     `json:"declare,omitempty"`
 	Payload *Payload `json:"payload,omitempty"`
 }
 

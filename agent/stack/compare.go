@@ -62,6 +62,9 @@ func (s *Stack) Compare(ctx context.Context, running map[string][]docker.Summary
 		if err != nil {
 			return nil, err
 		}
+		if s.cfg().FilesOnHost {
+			hideValues(c.Changes)
+		}
 		out[name] = c
 	}
 	return out, nil

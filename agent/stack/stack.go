@@ -39,6 +39,7 @@ type Stack struct {
 	res     *schema.Resource
 	dir     string // the folder that is the tree's root
 	work    string // the project's folder
+	fence   string // of files on the host: symlinks below it do not lead out of it
 	secrets map[string]string
 	mask    *mask.Mask
 
@@ -90,14 +91,23 @@ func (s *Stack) place(running string) error {
 	directory := path.Clean(s.payload.Directory)
 	home := filepath.Join(s.opts.Root, "stacks", Segment(s.op.Resource.Name()))
 	if s.cfg().FilesOnHost {
-		s.dir = home
 		if s.payload.Pinned != "" {
-			s.dir = path.Clean(s.payload.Pinned)
+			home = path.Clean(s.payload.Pinned)
 		}
-		if path.IsAbs(s.cfg().RunDirectory) {
-			s.dir = "/"
+		// Its files may lie anywhere on the host: the host itself is the tree.
+		run := s.cfg().RunDirectory
+		if !path.IsAbs(run) {
+			run = path.Join(home, run)
+			s.fence = home
 		}
-		s.work = path.Join(s.dir, directory)
+		if !path.IsAbs(run) {
+			return fmt.Errorf("directory %q of %s is not absolute", home, s.op.Resource)
+		}
+		s.cfg().RunDirectory = path.Clean(run)
+		s.dir, s.work = "/", s.cfg().RunDirectory
+		if s.payload.Directory != "" {
+			s.work = path.Join("/", directory)
+		}
 		return nil
 	}
 	for _, at := range []string{s.payload.Pinned, running} {
@@ -184,15 +194,15 @@ func (s *Stack) load(ctx context.Context, early bool) (*compose.Project, error) 
 	in.Tree = tree
 	root, err := os.OpenRoot(s.dir)
 	switch {
+	case err == nil && in.OnHost:
+		defer root.Close()
+		in.Tree = hostTree{compose.NewHost(root), s.fence}
 	case err == nil:
 		defer root.Close()
 		tree.folder = compose.NewFolder(root)
 		in.Tree = tree
-		if in.OnHost {
-			in.Tree = tree.folder
-		}
 	case in.OnHost:
-		return nil, fmt.Errorf("open %s, where the files of %s should lie: %w", s.dir, s.op.Resource, err)
+		return nil, fmt.Errorf("open %s: %w", s.dir, err)
 	}
 	p, err := compose.Load(ctx, in, compose.Host{Dir: s.dir, Secrets: s.secrets, Read: s.read, Early: early})
 	if err != nil {
@@ -226,7 +236,7 @@ func (s *Stack) read(abs string) ([]byte, bool, error) {
 // Keep.
 func (s *Stack) Lay(ctx context.Context, before Manifest) (Manifest, error) {
 	if s.cfg().FilesOnHost {
-		return s.layEnv(ctx, before)
+		return Manifest{}, nil // its files are somebody else's
 	}
 	var files []File
 	for _, f := range s.payload.Files {
@@ -255,14 +265,6 @@ func (s *Stack) lay(files []File, before Manifest) (Manifest, error) {
 		return nil, fmt.Errorf("lay the files of %s: %w", s.op.Resource, err)
 	}
 	return m, nil
-}
-
-func (s *Stack) layEnv(ctx context.Context, before Manifest) (Manifest, error) {
-	env, err := s.envFile(ctx)
-	if err != nil || env == nil {
-		return Manifest{}, err
-	}
-	return s.lay([]File{*env}, before)
 }
 
 // envFile is the generated env file, nil where nothing on the host needs it.

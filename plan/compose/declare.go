@@ -49,6 +49,7 @@ func Declare(ctx context.Context, in Input) (*plan.Declared, []Read) {
 	cfg := in.Resource.Stack()
 	d := &plan.Declared{Resource: in.Resource.ID, Project: ProjectName(in.Resource), Hooks: hooks(cfg),
 		Tree: strings.TrimSpace(cfg.PreDeploy.Command) != "" && !Inline(cfg)}
+	d.OnHost = cfg.FilesOnHost
 	d.Missing = missing(in)
 	switch {
 	case cfg.Swarm != "":
@@ -58,7 +59,7 @@ func Declare(ctx context.Context, in Input) (*plan.Declared, []Read) {
 		d.Blocked = "compose_cmd_wrapper is not carried out: varan runs no compose command"
 		return d, nil
 	case cfg.FilesOnHost && !in.OnHost:
-		d.Unread = "its files lie on the server (files_on_host), which this version does not read"
+		d.Unread = "its files lie on the server (files_on_host), which has not told what they declare"
 		return d, nil
 	case in.Tree == nil && !Inline(cfg):
 		d.Unread = cmp.Or(in.Why, "its repository was not read")
@@ -432,6 +433,7 @@ func (c *composer) mount(service string, v types.ServiceVolumeConfig, i int, not
 	case b.Source == ".." || strings.HasPrefix(b.Source, "../"):
 		c.warn(at, "keep it below the repository's root", "service %q mounts %s, which lies outside the stack's folder", service, v.Source)
 	case c.onHost:
+		b.Source = c.shown(b.Source)
 	case b.Source == c.envPath && c.envPath != "":
 		b.InGit = true
 		note(GeneratedEnv, BlobHash([]byte(EnvText(c.cfg))), at)
@@ -453,6 +455,20 @@ func (c *composer) object(o types.FileObjectConfig, def map[string]any, at schem
 	if o.File == "" {
 		return
 	}
+	if c.onHost && !strings.HasPrefix(o.File, "~") {
+		p := path.Join(c.work, o.File)
+		if path.IsAbs(o.File) {
+			p = strings.TrimPrefix(path.Clean(o.File), "/")
+		}
+		e, _, err := follow(c.tree, p)
+		switch {
+		case err == nil && e.Mode == ModeFile:
+			note("/"+p, e.Hash, at)
+		case errors.Is(err, fs.ErrNotExist):
+			c.fail(at, "make the file on the host", "file /%s does not exist on this host", p)
+		}
+		return
+	}
 	if path.IsAbs(o.File) || strings.HasPrefix(o.File, "~") {
 		return // the host's
 	}
@@ -462,9 +478,6 @@ func (c *composer) object(o types.FileObjectConfig, def map[string]any, at schem
 		return
 	}
 	def["file"] = cleaned(o.File)
-	if c.onHost {
-		return
-	}
 	if p == c.envPath && c.envPath != "" {
 		note(GeneratedEnv, BlobHash([]byte(EnvText(c.cfg))), at)
 		return

@@ -145,7 +145,11 @@ func (m *model) locate() {
 			}
 		}
 		at := m.res.At("config.run_directory")
-		m.fail(at, "name it with file_paths", "no compose.yaml (nor compose.yml, docker-compose.yml, docker-compose.yaml) in %s", folder(m.base))
+		dir := folder(m.base)
+		if m.onHost {
+			dir = m.shown(m.base) + " on this host"
+		}
+		m.fail(at, "name it with file_paths", "no compose.yaml (nor compose.yml, docker-compose.yml, docker-compose.yaml) in %s", dir)
 		return
 	}
 	for i, name := range m.cfg.FilePaths {
@@ -197,6 +201,14 @@ func (m *model) read(name string, limit int64) ([]byte, error) {
 		m.used[l.Path] = true
 	}
 	return data, nil
+}
+
+// shown is how people know a path of the tree: on a host the tree is the whole of it.
+func (m *model) shown(p string) string {
+	if m.onHost {
+		return path.Join("/", p)
+	}
+	return p
 }
 
 // why says an error of the tree in words that fit after a file's name.
@@ -259,7 +271,7 @@ func (m *model) environment() {
 		}
 		data, err := m.read(p, maxEnvFile)
 		if err != nil {
-			m.fail(at, "", "env file %s", why(p, err))
+			m.fail(at, "", "env file %s", why(m.shown(p), err))
 			continue
 		}
 		some = true
@@ -281,7 +293,7 @@ func (m *model) environment() {
 	case err == nil:
 		m.parseEnv(main, data, schema.Pos{File: main})
 	case !errors.Is(err, fs.ErrNotExist):
-		m.fail(m.res.At("config.env_file_path"), "", "env file %s", why(main, err))
+		m.fail(m.res.At("config.env_file_path"), "", "env file %s", why(m.shown(main), err))
 	}
 }
 
@@ -370,7 +382,7 @@ func (m *model) load(ctx context.Context) {
 		} else {
 			var err error
 			if data, err = m.read(f, maxCompose); err != nil {
-				m.fail(at, "", "compose file %s", why(f, err))
+				m.fail(at, "", "compose file %s", why(m.shown(f), err))
 				continue
 			}
 		}
@@ -619,7 +631,7 @@ func (m *model) serviceFile(name string, s *service, file, key string, required 
 		}
 		if m.onHost || m.inline && m.w.read == nil && !required {
 			if required {
-				m.fail(at, "", "%s %s does not exist", key, file)
+				m.fail(at, "make the file on the host, or set required: false", "%s %s does not exist", key, m.shown(p))
 			}
 			return nil, false
 		}
@@ -649,10 +661,30 @@ func (m *model) serviceFile(name string, s *service, file, key string, required 
 	return data, ok && rerr == nil
 }
 
+var quoted = regexp.MustCompile("`[^`]*`|\"[^\"]*\"|'[^']*'")
+
+// quiet takes out of a message what could be a value of a host file: it is shown far from its host.
+func (m *model) quiet(text string) string {
+	if !m.onHost {
+		return text
+	}
+	for _, v := range m.env {
+		if len(v) >= 4 {
+			text = strings.ReplaceAll(text, v, "(set on the host)")
+		}
+	}
+	return quoted.ReplaceAllStringFunc(text, func(q string) string {
+		if q[0] == '`' || strings.ContainsFunc(q[1:len(q)-1], func(r rune) bool { return r == '$' || r == ' ' || r == ':' || r == '@' }) {
+			return "(set on the host)"
+		}
+		return q
+	})
+}
+
 // failCompose puts compose's message at the file and line it speaks of.
 func (m *model) failCompose(root string, err error) {
 	text := strings.ReplaceAll(err.Error(), root+"/", "")
-	text = reveal(text, asName)
+	text = m.quiet(reveal(text, asName))
 	at := schema.Pos{File: m.files[0]}
 	for _, f := range slices.Backward(m.files) {
 		if strings.Contains(text, f) {

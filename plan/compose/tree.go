@@ -188,12 +188,16 @@ func tooLarge(name string, limit int64) error {
 // A Folder is a Tree of what lies below an os.Root now. Nothing but regular files is opened, and no open
 // waits: a FIFO or a device in the folder is an error that names it.
 type Folder struct {
-	root *os.Root
-	max  int64
+	root    *os.Root
+	max     int64
+	shallow bool // folders have no Hash
 }
 
 // NewFolder gives the files below root; root stays the caller's to close.
 func NewFolder(root *os.Root) *Folder { return &Folder{root: root, max: 64 << 20} }
+
+// NewHost gives the files of a host. Its folders have no Hash: they may hold anything.
+func NewHost(root *os.Root) *Folder { return &Folder{root: root, max: 64 << 20, shallow: true} }
 
 // Lookup implements Tree. A folder's Hash is computed from all files below it.
 func (f *Folder) Lookup(name string) (Entry, error) {
@@ -208,7 +212,7 @@ func (f *Folder) lookup(name string, hash bool) (Entry, error) {
 	switch {
 	case info.IsDir():
 		e := Entry{Path: name, Mode: ModeDir}
-		if hash {
+		if hash && !f.shallow {
 			e.Hash, err = f.dirHash(name)
 		}
 		return e, err
