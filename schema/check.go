@@ -49,6 +49,7 @@ func (d *decoder) swarm(r *Resource, name string) {
 }
 
 func (d *decoder) checkDeployment(r *Resource, c *DeploymentConfig) {
+	d.checkUpdates(r, c.PollForUpdates, c.AutoUpdate)
 	d.swarm(r, c.Swarm)
 	switch {
 	case c.Image.Type == "Build":
@@ -168,10 +169,21 @@ func (d *decoder) checkStack(r *Resource, c *StackConfig) {
 	if c.Directory != "" && !path.IsAbs(c.Directory) {
 		d.at(r, SeverityError, "config.directory", "", "directory = %q is not an absolute path", c.Directory)
 	}
+	d.checkUpdates(r, c.PollForUpdates, c.AutoUpdate)
 	if c.ComposeCmdWrapper != "" {
 		d.at(r, SeverityWarning, "config.compose_cmd_wrapper", "", "compose_cmd_wrapper is not carried out: varan runs no compose command")
 		d.diags[len(d.diags)-1].Unhandled = true
 	}
+}
+
+// checkUpdates says that nothing looks for newer images by itself yet.
+func (d *decoder) checkUpdates(r *Resource, poll, update bool) {
+	if !poll && !update {
+		return
+	}
+	key := pick(update, "auto_update", "poll_for_updates")
+	d.at(r, SeverityWarning, "config."+key, "", "%s is not carried out by this version: a moving tag is pulled when its service is recreated", key)
+	d.diags[len(d.diags)-1].Unhandled = true
 }
 
 func pick(first bool, a, b string) string {
