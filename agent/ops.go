@@ -188,7 +188,8 @@ func (a *Agent) job(op protocol.Op, rec *record) container.Job {
 	j := container.Job{Resource: op.Resource, Fleet: op.Fleet, Was: rec.Was, Settle: defaultSettle, HealthTimeout: defaultHealthTimeout, Progress: a.say(op)}
 	if rec.Entry != nil {
 		j.Project = rec.Entry.Project
-		j.Take = rec.Entry.Adopted
+		j.Adopted = rec.Entry.Containers
+		j.Take = rec.Entry.Adopted && len(j.Adopted) == 0
 		for _, u := range rec.Entry.Units {
 			if op.Resource.Kind() == schema.KindDeployment && u.Container != "" {
 				j.Names = append(j.Names, u.Container)
@@ -330,9 +331,18 @@ func (a *Agent) begin(op protocol.Op, rec *record, dir string) *doing {
 		untouched := slices.ContainsFunc(p.Units, func(u plan.Unit) bool {
 			return !slices.ContainsFunc(op.Services, func(s plan.ServiceStep) bool { return s.Name == u.Service && creates(s.Action) })
 		})
-		d.Entry.Adopted = untouched && rec.Entry != nil && rec.Entry.Adopted
+		if untouched {
+			keepAdopted(d.Entry, rec.Entry)
+		}
 	}
 	return d
+}
+
+// keepAdopted lets the next entry remember what of the last one bears no labels.
+func keepAdopted(next, last *plan.Entry) {
+	if next != nil && last != nil {
+		next.Adopted, next.Containers = last.Adopted, last.Containers
+	}
 }
 
 func hostFiles(p *protocol.Payload) []string {
@@ -508,6 +518,8 @@ func (a *Agent) restart(ctx context.Context, op protocol.Op) (protocol.Outcome, 
 	steps := op.Services
 	var units []plan.Unit
 	if op.Payload != nil {
+		taking := a.taking(op, rec)
+		job.Take, job.Names = true, taking.Names
 		units = op.Payload.Units
 	} else if rec.Entry != nil {
 		units = rec.Entry.Units
@@ -536,7 +548,23 @@ func (a *Agent) restart(ctx context.Context, op protocol.Op) (protocol.Outcome, 
 	if op.Resource.Kind() == schema.KindStack {
 		a.takeNeeds(&job, units)
 	}
-	return a.change(ctx, op, rec, job, &doing{Op: op.ID, Verb: op.Verb, Commit: op.Commit, Digest: op.Digest, Entry: refreshed(rec, op), Ensure: rec.Ensure, Hosts: rec.Hosts, Applying: rec.Applying})
+	d := &doing{Op: op.ID, Verb: op.Verb, Commit: op.Commit, Digest: op.Digest, Entry: refreshed(rec, op), Ensure: rec.Ensure, Hosts: rec.Hosts, Applying: rec.Applying}
+	if op.Payload != nil {
+		// What was found under the resource's names, and runs as declared but for the restart, is adopted by it.
+		free, err := a.unlabelled(ctx, a.taking(op, rec))
+		if err != nil {
+			return protocol.Outcome{}, err
+		}
+		if known := rec.Entry != nil && !slices.ContainsFunc(free, func(id string) bool { return !slices.Contains(rec.Entry.Containers, id) }); !known && len(free) > 0 {
+			dir, err := a.directoryOf(ctx, op, rec)
+			if err != nil {
+				return protocol.Outcome{}, err
+			}
+			d = a.begin(op, rec, dir)
+			d.Entry.Adopted, d.Entry.Containers = true, free
+		}
+	}
+	return a.change(ctx, op, rec, job, d)
 }
 
 // refreshed is the present entry with the op that confirmed it.
@@ -576,6 +604,7 @@ func (a *Agent) stop(ctx context.Context, op protocol.Op) (protocol.Outcome, err
 	rec.Doing = &doing{Op: op.ID, Verb: op.Verb, Commit: op.Commit, Entry: refreshed(rec, op), Ensure: schema.EnsureStopped, Hosts: rec.Hosts, Applying: rec.Applying}
 	if op.Payload != nil {
 		rec.Doing.Entry = a.entry(op, directory(rec))
+		keepAdopted(rec.Doing.Entry, rec.Entry)
 	}
 	if err := a.ledger.put(rec); err != nil {
 		return protocol.Outcome{Status: protocol.Refused}, err
@@ -604,7 +633,8 @@ func (a *Agent) adopt(ctx context.Context, op protocol.Op) (protocol.Outcome, er
 	if err != nil {
 		return protocol.Outcome{}, err
 	}
-	ids, err := a.engine.IDs(ctx, a.job(op, rec))
+	job := a.taking(op, rec)
+	ids, err := a.engine.IDs(ctx, job)
 	if err != nil {
 		return protocol.Outcome{}, err
 	}
@@ -613,8 +643,39 @@ func (a *Agent) adopt(ctx context.Context, op protocol.Op) (protocol.Outcome, er
 	}
 	rec.Doing = a.begin(op, rec, dir)
 	rec.Doing.Entry.Adopted = true
+	if rec.Doing.Entry.Containers, err = a.unlabelled(ctx, job); err != nil {
+		rec.Doing = nil
+		return protocol.Outcome{}, err
+	}
 	a.prints.keep(op.Resource, op.Payload)
 	return a.settle(rec, container.Result{})
+}
+
+// taking is a Job that owns also what stands under the resource's names without labels.
+func (a *Agent) taking(op protocol.Op, rec *record) container.Job {
+	job := a.job(op, rec)
+	job.Take = true
+	job.Services = services(op.Payload.Units, nil, op.Payload.Ensure)
+	if op.Payload.Deployment != nil {
+		job.Names = append(job.Names, a.deployment(op).Name)
+	}
+	return job
+}
+
+// unlabelled are the ids of the containers of the Job's services that bear no labels.
+func (a *Agent) unlabelled(ctx context.Context, job container.Job) ([]string, error) {
+	free, err := a.engine.Free(ctx, job, func(string) bool { return false })
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, s := range job.Services {
+		for _, c := range free[s.Name] {
+			ids = append(ids, c.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids, nil
 }
 
 // remove takes the resource's containers and unused networks away. Named volumes and bind sources stay.

@@ -103,14 +103,21 @@ func (m *maker) own(n *node) {
 		}
 		n.owned = slices.Concat(n.owned, h.byResource[n.wasID])
 	}
-	for _, c := range m.sameNames(n) {
+	same := m.sameNames(n)
+	strange := map[string]bool{} // services with a container that came after the adoption
+	for _, c := range same {
+		if c.Fleet == "" && c.Resource == "" && n.entry != nil && !n.entry.took(c) {
+			strange[m.unitName(n, c)] = true
+		}
+	}
+	for _, c := range same {
 		mine := c.Resource == n.id || c.Resource == n.wasID && n.wasID != ""
 		switch {
 		case c.Fleet == m.d.Fleet && mine:
 		case c.Fleet == m.d.Fleet && m.adoptedBy(n, c):
 			n.owned = append(n.owned, c) // renamed earlier; its label still has the former name
 			m.claimed[c.Resource] = true
-		case c.Fleet == "" && c.Resource == "" && n.entry != nil && n.entry.Adopted && adoptedUnit(n.entry, m.unitName(n, c)) != nil:
+		case c.Fleet == "" && c.Resource == "" && n.entry != nil && !strange[m.unitName(n, c)] && adoptedUnit(n.entry, m.unitName(n, c)) != nil:
 			n.owned = append(n.owned, c)
 		case c.Fleet == "" && c.Resource == "":
 			n.free = append(n.free, c)
@@ -127,6 +134,11 @@ func (m *maker) adoptedBy(n *node, c *Container) bool {
 	}
 	_, declared := m.index[c.Resource]
 	return !declared && n.host.Ledger[c.Resource] == nil && c.Resource.Kind() == n.id.Kind()
+}
+
+// took reports whether the entry tells of an adoption of this container.
+func (e *Entry) took(c *Container) bool {
+	return e.Adopted && (len(e.Containers) == 0 || slices.Contains(e.Containers, c.ID))
 }
 
 func adoptedUnit(e *Entry, service string) *Unit {

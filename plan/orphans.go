@@ -68,7 +68,7 @@ func (m *maker) adoptedContainers(h *host, e *Entry) []*Container {
 	var out []*Container
 	if e.Project != "" {
 		for _, c := range h.byProject[e.Project] {
-			if c.Fleet == "" && c.Resource == "" && adoptedUnit(e, c.Service) != nil {
+			if c.Fleet == "" && c.Resource == "" && e.took(c) && adoptedUnit(e, c.Service) != nil {
 				out = append(out, c)
 			}
 		}
@@ -76,7 +76,7 @@ func (m *maker) adoptedContainers(h *host, e *Entry) []*Container {
 	}
 	for i := range e.Units {
 		name := cmp.Or(e.Units[i].Container, e.Units[i].Service)
-		if c := h.byName[name]; c != nil && c.Fleet == "" && c.Resource == "" && c.Project == "" {
+		if c := h.byName[name]; c != nil && c.Fleet == "" && c.Resource == "" && c.Project == "" && e.took(c) {
 			out = append(out, c)
 		}
 	}

@@ -80,21 +80,24 @@ type Container struct {
 
 // An Entry is the agent's ledger of one resource: what was applied here last.
 type Entry struct {
-	Resource  schema.ID             `json:"resource"`
-	Fleet     string                `json:"fleet"`
-	Sync      string                `json:"sync"`
-	Commit    string                `json:"commit"`
-	Op        string                `json:"op"`
-	Outcome   string                `json:"outcome"` // done, failed, rolled_back
-	At        time.Time             `json:"at"`      // for people; no decision reads it
-	Project   string                `json:"project,omitempty"`
-	Directory string                `json:"directory,omitempty"` // absolute, on the host
-	Adopted   bool                  `json:"adopted,omitempty"`
-	After     []string              `json:"after,omitempty"`
-	Units     []Unit                `json:"units"`
-	Volumes   map[string]Definition `json:"volumes,omitempty"`
-	Binds     []Bind                `json:"binds,omitempty"`
-	Hooks     Digest                `json:"hooks,omitempty"`
+	Resource  schema.ID `json:"resource"`
+	Fleet     string    `json:"fleet"`
+	Sync      string    `json:"sync"`
+	Commit    string    `json:"commit"`
+	Op        string    `json:"op"`
+	Outcome   string    `json:"outcome"` // done, failed, rolled_back
+	At        time.Time `json:"at"`      // for people; no decision reads it
+	Project   string    `json:"project,omitempty"`
+	Directory string    `json:"directory,omitempty"` // absolute, on the host
+	Adopted   bool      `json:"adopted,omitempty"`
+	// Containers are the ids of what was adopted without labels: another container under the same name is not it.
+	// Empty in an adopted entry means any.
+	Containers []string              `json:"containers,omitempty"`
+	After      []string              `json:"after,omitempty"`
+	Units      []Unit                `json:"units"`
+	Volumes    map[string]Definition `json:"volumes,omitempty"`
+	Binds      []Bind                `json:"binds,omitempty"`
+	Hooks      Digest                `json:"hooks,omitempty"`
 }
 
 // HoldKind says who holds.

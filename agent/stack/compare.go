@@ -222,8 +222,8 @@ func differ(want *request, got docker.InspectResponse, img image.InspectResponse
 		{"mem_limit", want.host.Memory, got.HostConfig.Memory},
 		{"cpus", want.host.NanoCPUs, got.HostConfig.NanoCPUs},
 		{"tty", want.config.Tty, got.Config.Tty},
-		{"cap_add", fmt.Sprint(sorted(want.host.CapAdd)), fmt.Sprint(sorted(got.HostConfig.CapAdd))},
-		{"cap_drop", fmt.Sprint(sorted(want.host.CapDrop)), fmt.Sprint(sorted(got.HostConfig.CapDrop))},
+		{"cap_add", caps(want.host.CapAdd), caps(got.HostConfig.CapAdd)},
+		{"cap_drop", caps(want.host.CapDrop), caps(got.HostConfig.CapDrop)},
 		{"extra_hosts", fmt.Sprint(sorted(want.host.ExtraHosts)), fmt.Sprint(sorted(got.HostConfig.ExtraHosts))},
 		{"dns", fmt.Sprint(want.host.DNS), fmt.Sprint(got.HostConfig.DNS)},
 		{"security_opt", fmt.Sprint(sorted(want.host.SecurityOpt)), fmt.Sprint(sorted(got.HostConfig.SecurityOpt))},
@@ -249,6 +249,20 @@ func sorted[T ~string](in []T) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// caps spells capabilities as the engine does: CAP_NET_ADMIN, however they were written.
+func caps(in []string) string {
+	out := make([]string, 0, len(in))
+	for _, c := range in {
+		c = strings.ToUpper(c)
+		if c != "ALL" && !strings.HasPrefix(c, "CAP_") {
+			c = "CAP_" + c
+		}
+		out = append(out, c)
+	}
+	slices.Sort(out)
+	return fmt.Sprint(slices.Compact(out))
 }
 
 func pairs(env []string) map[string]string {

@@ -27,7 +27,7 @@ func (s *Stack) Create(ctx context.Context, engine client.APIClient, services []
 	if err != nil {
 		return err
 	}
-	service, err := composelib.NewComposeService(container.NewCLI(engine),
+	service, err := composelib.NewComposeService(container.NewCLI(keeper{engine, project.Networks}),
 		composelib.WithPrompt(func(string, bool) (bool, error) { return false, nil }),
 		composelib.WithStreams(io.Discard, io.Discard, bytes.NewReader(nil)))
 	if err != nil {
