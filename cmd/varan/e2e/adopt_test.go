@@ -84,13 +84,13 @@ func (w *world) wantActions(want map[string]plan.Action) *plan.Plan {
 	w.t.Helper()
 	p := w.plan()
 	if got := w.actions(p); !maps.Equal(got, want) {
-		w.t.Fatalf("plan %v, want %v\n%s", got, want, w.told(p))
+		w.t.Fatalf("plan %v, want %v\n%s", got, want, w.inFull(p))
 	}
 	return p
 }
 
-// told is a plan in full, for failure messages.
-func (w *world) told(p *plan.Plan) string {
+// inFull is a plan in full, for failure messages.
+func (w *world) inFull(p *plan.Plan) string {
 	var b strings.Builder
 	for _, s := range p.Steps {
 		fmt.Fprintf(&b, "%s %s because %v, services %v, changes %v\n", s.Action, s.Resource, s.Causes, s.Services, s.Changes)
@@ -263,7 +263,7 @@ func TestAdoptCompose(t *testing.T) {
 				if s := p.Steps[0].Services; len(s) != 1 || s[0] != (plan.ServiceStep{Name: "web", Action: plan.Recreate}) {
 					t.Errorf("services %v", s)
 				}
-				if strings.Contains(w.told(p), "hunter2") {
+				if strings.Contains(w.inFull(p), "hunter2") {
 					t.Error("the plan shows a value of the host")
 				}
 				w.apply()
