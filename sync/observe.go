@@ -53,9 +53,22 @@ func (s *syncer) questions(ctx context.Context, r *reading, queries []plan.Query
 			s.log.WarnContext(ctx, "resource not asked about", "resource", q.Resource, "err", err)
 			continue
 		}
-		out[q.Server] = append(out[q.Server], protocol.Query{Resource: q.Resource, Compare: len(q.Compare) > 0, Declare: q.Declare, Payload: p})
+		out[q.Server] = append(out[q.Server], protocol.Query{Resource: q.Resource, Compare: len(q.Compare) > 0, Declare: q.Declare, Payload: only(q, p)})
 	}
 	return out
+}
+
+// only leaves of a deployment's payload what its question needs: of thousands that are to be made, the agent is
+// asked whether it would refuse them, and whether their bind sources are there.
+func only(q plan.Query, p *protocol.Payload) *protocol.Payload {
+	if p.Deployment == nil || len(q.Compare)+len(q.Secrets)+len(q.HostFiles) > 0 || q.Files {
+		return p
+	}
+	units := make([]plan.Unit, len(p.Units))
+	for i, u := range p.Units {
+		units[i] = plan.Unit{Service: u.Service, Image: u.Image, Build: u.Build, Spec: u.Spec}
+	}
+	return &protocol.Payload{Units: units, Binds: p.Binds}
 }
 
 // serversOf lists the servers whose state matters: every declared one, and this machine. Here alone: only this

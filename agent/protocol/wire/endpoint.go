@@ -166,7 +166,7 @@ func (e *Endpoint) first(f *frame) (*Message, error) {
 		return nil, errors.New("too much is under way, try later")
 	}
 	e.held += m.Size
-	m.body = append(make([]byte, 0, min(m.Size, 8*ChunkSize)), f.data...)
+	m.body = append(make([]byte, 0, m.Size), f.data...) // what is held is bounded, and pages cost when written to
 	e.open[m.ID] = &assembly{Message: m, next: 1, seen: now}
 	return nil, nil
 }
