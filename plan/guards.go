@@ -207,10 +207,19 @@ func (m *maker) guardBinds(n *node) {
 	}
 }
 
-// movedFolder reports whether config.directory asks for another folder than the one in use.
+// movedFolder reports whether the project would get another folder than the one in use: config.directory asks
+// for it, or the one in use cannot stand for the repository's, because it does not end as run_directory does.
 func (n *node) movedFolder(facts *Facts) (inUse string, moved bool) {
 	s := n.res.Stack()
-	if s == nil || s.Directory == "" {
+	if s == nil {
+		return "", false
+	}
+	if s.Directory == "" {
+		for _, c := range slices.Concat(n.owned, n.free) {
+			if facts.Directory != "" && c.WorkDir != "" && path.Clean(c.WorkDir) != path.Clean(facts.Directory) {
+				return path.Clean(c.WorkDir), true
+			}
+		}
 		return "", false
 	}
 	var known []string

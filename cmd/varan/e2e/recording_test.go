@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
 )
 
@@ -243,9 +244,18 @@ const composeLimit = 30 * time.Second
 // inside runs a command in a container and returns what it printed.
 func (w *world) inside(id string, args ...string) string {
 	w.t.Helper()
-	out, err := exec.Command("docker", append([]string{"exec", id}, args...)...).CombinedOutput()
+	exec, err := w.docker.ContainerExecCreate(w.t.Context(), id, container.ExecOptions{Cmd: args, AttachStdout: true, AttachStderr: true, Tty: true})
 	if err != nil {
-		w.t.Errorf("docker exec %v: %v", args, err)
+		w.t.Fatal(err)
 	}
-	return string(out)
+	att, err := w.docker.ContainerExecAttach(w.t.Context(), exec.ID, container.ExecAttachOptions{Tty: true})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer att.Close()
+	out, err := io.ReadAll(att.Reader)
+	if err != nil {
+		w.t.Errorf("run %v: %v", args, err)
+	}
+	return strings.ReplaceAll(string(out), "\r", "")
 }
