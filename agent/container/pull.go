@@ -78,12 +78,13 @@ func (e *Engine) pull(ctx context.Context, p Pull, auth Auth, progress func(serv
 	}
 	progress(p.Service, "pulling", "")
 	opts := image.PullOptions{}
-	domain := ""
+	domain, account := "", ""
 	if ref, err := reference.ParseNormalizedNamed(p.Image); err == nil {
 		domain = reference.Domain(ref)
 		if auth != nil {
 			if user, pass, ok := auth(domain); ok {
 				b, _ := json.Marshal(registry.AuthConfig{Username: user, Password: pass, ServerAddress: domain})
+				account = user
 				opts.RegistryAuth = base64.URLEncoding.EncodeToString(b)
 			}
 		}
@@ -103,6 +104,9 @@ func (e *Engine) pull(ctx context.Context, p Pull, auth Auth, progress func(serv
 		Hint: "see that the registry answers and that the image and tag exist there"}
 	low := strings.ToLower(err.Error())
 	switch {
+	case account != "" && (strings.Contains(low, "unauthorized") || strings.Contains(low, "denied")):
+		f.Message = fmt.Sprintf("image %s cannot be pulled: the registry %s refuses the account %q", p.Image, domain, account)
+		f.Hint = fmt.Sprintf("see its token under [[docker_registry]] with domain %q in varan.toml, and that the account may read the image", domain)
 	case strings.Contains(low, "unauthorized") || strings.Contains(low, "denied"):
 		f.Hint = fmt.Sprintf("see that the image exists; if it is private, give a [[docker_registry]] with domain %q an account in varan.toml", domain)
 	case strings.Contains(low, "no such host") || strings.Contains(low, "refused") || strings.Contains(low, "timeout") || strings.Contains(low, "unreachable"):

@@ -242,6 +242,9 @@ func (s *Stack) Lay(ctx context.Context, before Manifest) (Manifest, error) {
 	for _, f := range s.payload.Files {
 		files = append(files, File{Path: f.Path, Data: f.Data, Exec: f.Exec, Link: f.Symlink})
 	}
+	if inline := s.inlineFile(); inline != nil {
+		files = append(files, *inline)
+	}
 	// Only compose knows whether something uses the env file; before pre_deploy has run it may not load yet.
 	env, err := s.envFile(ctx)
 	if err != nil {
@@ -252,6 +255,19 @@ func (s *Stack) Lay(ctx context.Context, before Manifest) (Manifest, error) {
 		files = append(files, *env)
 	}
 	return s.lay(files, before)
+}
+
+// inlineFile is the compose file that file_contents becomes, for people and commands on the host: containers are
+// made from what was sent. Its secrets stay [[NAME]]s, so that no value lies in a file nothing reads.
+func (s *Stack) inlineFile() *File {
+	if !compose.Inline(s.cfg()) {
+		return nil
+	}
+	name := "compose.yaml"
+	if len(s.cfg().FilePaths) > 0 {
+		name = path.Clean(s.cfg().FilePaths[0])
+	}
+	return &File{Path: name, Data: []byte(s.cfg().FileContents)}
 }
 
 func (s *Stack) lay(files []File, before Manifest) (Manifest, error) {

@@ -117,7 +117,7 @@ func missing(in Input) []plan.Missing {
 	seen := map[string]bool{}
 	look := func(text string, at schema.Pos) {
 		for _, ref := range nameRef.FindAllStringSubmatch(text, -1) {
-			if _, ok := in.Known[ref[1]]; !ok && !seen[ref[1]] {
+			if _, ok := in.Known[ref[1]]; !ok && ref[1] != "" && !seen[ref[1]] {
 				seen[ref[1]] = true
 				out = append(out, plan.Missing{Name: ref[1], Pos: at})
 			}
@@ -363,7 +363,7 @@ func (c *composer) unit(name string, tracked map[string][]plan.FileHash) plan.Un
 	names := maps.Clone(s.secrets)
 	for _, ref := range nameRef.FindAllSubmatch(u.Spec, -1) {
 		if c.inline || c.envText != "" {
-			if _, known := c.knownSecret(string(ref[1])); known {
+			if _, known := c.knownSecret(string(ref[1])); known && len(ref[1]) > 0 {
 				names[string(ref[1])] = true
 			}
 		}

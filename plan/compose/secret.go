@@ -6,8 +6,12 @@ import (
 	"strings"
 )
 
-// nameRef is a [[NAME]]. What stands between brackets in a shell test or a YAML list is no name.
-var nameRef = regexp.MustCompile(`\[\[([A-Za-z_][A-Za-z0-9_.-]*)\]\]`)
+// nameRef is a [[NAME]], its group the name; the group is empty for the escape [[[NAME]]], which stands for a
+// literal [[NAME]]. What stands between brackets in a shell test is no name.
+var nameRef = regexp.MustCompile(`\[\[\[[A-Za-z_][A-Za-z0-9_.-]*\]\]\]|\[\[([A-Za-z_][A-Za-z0-9_.-]*)\]\]`)
+
+// literal begins the name in the token of an escape.
+const literal = "="
 
 // A token stands for [[NAME]] while a text goes through YAML, env file and compose syntax, where brackets mean
 // something else. Being lower-case letters and digits it is a valid image name, path and key.
@@ -21,7 +25,11 @@ func hide(text string) string {
 		return text
 	}
 	return nameRef.ReplaceAllStringFunc(text, func(ref string) string {
-		return tokenHead + hex.EncodeToString([]byte(ref[2:len(ref)-2])) + tokenTail
+		name := ref[2 : len(ref)-2]
+		if strings.HasPrefix(ref, "[[[") {
+			name = literal + ref[3:len(ref)-3]
+		}
+		return tokenHead + hex.EncodeToString([]byte(name)) + tokenTail
 	})
 }
 
@@ -35,6 +43,12 @@ func reveal(text string, value func(name string) (string, bool)) string {
 		if err != nil {
 			return t
 		}
+		if n, ok := strings.CutPrefix(string(name), literal); ok {
+			if v, _ := value(literal); v == literal { // a plan shows it as it is written
+				return "[[[" + n + "]]]"
+			}
+			return "[[" + n + "]]"
+		}
 		if v, ok := value(string(name)); ok {
 			return v
 		}
@@ -43,13 +57,18 @@ func reveal(text string, value func(name string) (string, bool)) string {
 }
 
 // asName reveals a token as the [[NAME]] it stood for: all a plan ever shows.
-func asName(name string) (string, bool) { return "[[" + name + "]]", true }
+func asName(name string) (string, bool) {
+	if name == literal {
+		return literal, true
+	}
+	return "[[" + name + "]]", true
+}
 
 // hidden lists the names whose tokens stand in v, which is made of maps, slices and strings.
 func hidden(v any, names map[string]bool) {
 	walkStrings(v, func(s string) string {
 		for _, m := range tokenRef.FindAllStringSubmatch(s, -1) {
-			if name, err := hex.DecodeString(m[1]); err == nil {
+			if name, err := hex.DecodeString(m[1]); err == nil && !strings.HasPrefix(string(name), literal) {
 				names[string(name)] = true
 			}
 		}
@@ -84,6 +103,9 @@ func walkStrings(v any, fn func(string) string) any {
 // Reveal puts values in for the [[NAME]] of a text; a name without a value stays.
 func Reveal(text string, values map[string]string) string {
 	return reveal(hide(text), func(name string) (string, bool) {
+		if name == literal {
+			return "", false
+		}
 		if v, ok := values[name]; ok {
 			return v, true
 		}
