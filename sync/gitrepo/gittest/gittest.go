@@ -173,3 +173,24 @@ func BigFile(i int, value string) string {
 	return fmt.Sprintf("[[stack]]\nname = \"s%04d\"\ntags = [\"t\"]\n[stack.config]\nfile_contents = '''\n"+
 		"services:\n  s:\n    image: demo\n    environment:\n      K: %q\n%s'''\n", i, value, strings.Repeat("# a line of comment that fills the file to its size\n", 26))
 }
+
+// History adds n commits to the branch, each changing the one file that change names, and pushes it.
+func (r *Repo) History(n int, change func(i int) (path, text string)) {
+	r.t.Helper()
+	var b bytes.Buffer
+	for i := range n {
+		path, text := change(i)
+		fmt.Fprintf(&b, "commit refs/heads/main\ncommitter t <t@example.com> %d +0000\ndata 6\nchange\n", 1_700_000_000+i)
+		if i == 0 {
+			b.WriteString("from refs/heads/main^0\n")
+		}
+		fmt.Fprintf(&b, "M 100644 inline %s\ndata %d\n%s\n", path, len(text), text)
+	}
+	cmd := exec.Command("git", "fast-import", "--quiet")
+	cmd.Dir, cmd.Stdin = r.Work, &b
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.t.Fatalf("git fast-import: %v\n%s", err, out)
+	}
+	r.Git("reset", "-q", "--hard")
+	r.Send()
+}
