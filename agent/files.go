@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/varanhq/varan/agent/stack"
 	"github.com/varanhq/varan/plan"
 )
 
@@ -116,16 +117,16 @@ func (a *Agent) hostFilesChanged(rec *record, paths []string) []string {
 	return changed
 }
 
-// missingBinds are the declared bind sources that are not on the host. base is where the repository's root is laid.
-func missingBinds(binds []plan.Bind, base string) []string {
+// missingBinds are the declared bind sources that are not on the host; st is nil for a deployment.
+func missingBinds(binds []plan.Bind, st *stack.Stack) []string {
 	var out []string
 	for _, b := range binds {
 		p := b.Source
-		if !filepath.IsAbs(p) {
-			if base == "" {
-				continue
-			}
-			p = filepath.Join(base, filepath.FromSlash(p))
+		switch {
+		case st != nil:
+			p = st.Source(b)
+		case !filepath.IsAbs(p):
+			continue
 		}
 		if _, err := os.Lstat(p); errors.Is(err, fs.ErrNotExist) && !slices.Contains(out, b.Source) {
 			out = append(out, b.Source)

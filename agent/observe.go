@@ -215,7 +215,7 @@ func (a *Agent) facts(ctx context.Context, s *plan.ServerState, q protocol.Query
 	rec := a.ledger.get(q.Resource)
 	f := &plan.Facts{}
 	p := q.Payload
-	base := rec.Base
+	var open *stack.Stack
 	f.Directory = directory(rec)
 	var read []string
 	if q.Declare && filesOnHost(p) {
@@ -240,22 +240,25 @@ func (a *Agent) facts(ctx context.Context, s *plan.ServerState, q protocol.Query
 			f.Problem = err.Error()
 			return f
 		}
-		if base == "" {
-			base = st.Root()
-		}
-		f.Directory = cmp.Or(f.Directory, st.Directory())
+		open = st
+		f.Directory, f.Place = cmp.Or(f.Directory, st.Directory()), st.Directory()
 	}
 	if len(rec.Laid) > 0 && rec.Base != "" {
 		if d, err := stack.OpenDir(rec.Base, stack.UndoFile(a.opts.Root, q.Resource)); err == nil {
 			f.FilesDrifted = d.Drifted(rec.Laid)
 			d.Close()
+			for i := range f.FilesDrifted {
+				if open != nil {
+					f.FilesDrifted[i] = open.InTree(f.FilesDrifted[i])
+				}
+			}
 		}
 	}
 	if p == nil {
 		return f
 	}
 	f.HostFilesChanged = a.hostFilesChanged(rec, append(hostFiles(p), read...))
-	f.MissingBinds = missingBinds(p.Binds, base)
+	f.MissingBinds = missingBinds(p.Binds, open)
 	f.SecretsChanged = a.secretsChanged(ctx, q.Resource, p, func() []string { return a.live(ctx, s, q.Resource, p) })
 	if f.Declared == nil {
 		f.Refused = a.refusals(p)

@@ -161,7 +161,6 @@ func (m *maker) guardBinds(n *node) {
 			was[b.Service+"\x00"+b.Target] = b
 		}
 	}
-	dir, moved := n.movedFolder(facts)
 	for _, b := range n.decl.Binds {
 		if !n.touches(b.Service) {
 			continue
@@ -173,6 +172,7 @@ func (m *maker) guardBinds(n *node) {
 		missing := slices.Contains(facts.MissingBinds, b.Source)
 		old, had := was[b.Service+"\x00"+b.Target]
 		relative := !path.IsAbs(b.Source)
+		dir, moved := n.movedFolder(facts, b.Service)
 		from := ""
 		switch {
 		case had && path.Clean(old.Source) != path.Clean(b.Source):
@@ -207,43 +207,38 @@ func (m *maker) guardBinds(n *node) {
 	}
 }
 
-// movedFolder reports whether the project would get another folder than the one in use: config.directory asks
-// for it, or the one in use cannot stand for the repository's, because it does not end as run_directory does.
-func (n *node) movedFolder(facts *Facts) (inUse string, moved bool) {
+// movedFolder reports whether a service would get another project folder than the one it uses: config.directory
+// asks for it, or the one in use cannot stand for the repository's, because it does not end as run_directory does.
+func (n *node) movedFolder(facts *Facts, service string) (inUse string, moved bool) {
 	s := n.res.Stack()
 	if s == nil {
 		return "", false
 	}
-	if s.Directory == "" {
-		for _, c := range slices.Concat(n.owned, n.free) {
-			if facts.Directory != "" && c.WorkDir != "" && path.Clean(c.WorkDir) != path.Clean(facts.Directory) {
-				return path.Clean(c.WorkDir), true
-			}
-		}
+	want := path.Clean(cmp.Or(facts.Place, s.Directory))
+	if want == "." {
 		return "", false
 	}
 	var known []string
-	if n.entry != nil && n.entry.Directory != "" {
-		known = append(known, n.entry.Directory)
-	}
-	if facts.Directory != "" {
-		known = append(known, facts.Directory)
-	}
 	for _, c := range slices.Concat(n.owned, n.free) {
-		if c.WorkDir != "" {
+		if c.WorkDir != "" && c.Service == service {
 			known = append(known, c.WorkDir)
 		}
 	}
-	want := path.Clean(s.Directory)
-	for _, dir := range known {
-		if dir = path.Clean(dir); dir == want || dir == path.Join(want, n.decl.Directory) {
-			return "", false
-		}
+	if len(known) == 0 && n.entry != nil && n.entry.Directory != "" {
+		known = append(known, n.entry.Directory)
+	}
+	if facts.Place == "" && facts.Directory != "" {
+		known = append(known, facts.Directory)
 	}
 	if len(known) == 0 {
 		return "", false
 	}
-	return known[0], true
+	for _, dir := range known {
+		if dir = path.Clean(dir); dir == want || facts.Place == "" && dir == path.Join(want, n.decl.Directory) {
+			return "", false
+		}
+	}
+	return path.Clean(known[0]), true
 }
 
 func (n *node) applying() schema.Applying {

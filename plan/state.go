@@ -41,7 +41,9 @@ type Facts struct {
 	// Declared is what a stack declares whose files lie on the server. Values of host files stand in it as
 	// "(set on the host)" with a fingerprint under the agent's own key.
 	Declared *Declared `json:"declared,omitempty"`
-	Problem  string    `json:"problem,omitempty"` // why the facts could not be told
+	// Place is the working directory the next change would use.
+	Place   string `json:"place,omitempty"`
+	Problem string `json:"problem,omitempty"` // why the facts could not be told
 }
 
 // A Comparison says whether a running container equals its declaration.

@@ -3,6 +3,9 @@ package sync
 import (
 	"context"
 	"fmt"
+	"path"
+	"slices"
+	"strings"
 
 	"github.com/distribution/reference"
 
@@ -43,6 +46,7 @@ func (r *reading) payload(ctx context.Context, id schema.ID, planned *plan.Decla
 	}
 	if p.Stack != nil {
 		p.Pinned = p.Stack.Directory
+		p.Within = within(decl, p.Stack)
 	}
 	for _, name := range append(namesOf(res), secretsOf(decl)...) {
 		if s, ok := r.values.secrets[name]; ok {
@@ -58,6 +62,17 @@ func (r *reading) payload(ctx context.Context, id schema.ID, planned *plan.Decla
 		return nil, err
 	}
 	return p, nil
+}
+
+// within reports whether a stack uses nothing of its repository but its run directory.
+func within(d *plan.Declared, s *schema.StackConfig) bool {
+	dir := path.Clean(d.Directory)
+	if d.Tree || s.FilesOnHost || dir == "." || dir != path.Clean(s.RunDirectory) {
+		return false
+	}
+	inside := func(p string) bool { return path.IsAbs(p) || p == dir || strings.HasPrefix(p, dir+"/") }
+	return !slices.ContainsFunc(d.Paths, func(p string) bool { return !inside(p) }) &&
+		!slices.ContainsFunc(d.Binds, func(b plan.Bind) bool { return !inside(b.Source) })
 }
 
 func secretsOf(d *plan.Declared) []string {

@@ -55,11 +55,14 @@ type Op struct {
 
 // A Payload is what a deployment or stack needs to come to be on a host.
 type Payload struct {
-	After      []string                   `json:"after,omitempty"`
-	Repo       string                     `json:"repo,omitempty"` // without userinfo, for the label
-	Project    string                     `json:"project,omitempty"`
-	Directory  string                     `json:"directory,omitempty"` // working directory, relative to the tree's root
-	Pinned     string                     `json:"pinned,omitempty"`    // config.directory: absolute folder on the host
+	After     []string `json:"after,omitempty"`
+	Repo      string   `json:"repo,omitempty"` // without userinfo, for the label
+	Project   string   `json:"project,omitempty"`
+	Directory string   `json:"directory,omitempty"` // working directory, relative to the tree's root
+	Pinned    string   `json:"pinned,omitempty"`    // config.directory: absolute folder on the host
+	// Within: everything the stack uses of the tree lies in Directory, so that a project's folder on the host may
+	// stand for Directory alone, whatever it is called.
+	Within     bool                       `json:"within,omitempty"`
 	Units      []plan.Unit                `json:"units"`
 	Volumes    map[string]plan.Definition `json:"volumes,omitempty"`
 	Binds      []plan.Bind                `json:"binds,omitempty"`

@@ -39,6 +39,7 @@ type Stack struct {
 	res     *schema.Resource
 	dir     string // the folder that is the tree's root
 	work    string // the project's folder
+	prefix  string // the directory of the repository that dir stands for; "" is its root
 	fence   string // of files on the host: symlinks below it do not lead out of it
 	secrets map[string]string
 	mask    *mask.Mask
@@ -126,12 +127,48 @@ func (s *Stack) place(running string) error {
 			s.dir, s.work = root, at
 			return nil
 		}
+		if s.payload.Within {
+			s.strip(directory)
+			s.dir, s.work = at, at
+			return nil
+		}
 		if at == s.payload.Pinned {
 			return fmt.Errorf("directory %q of %s does not end with its run directory %q, so that the repository's other files have no place", at, s.op.Resource, directory)
 		}
 	}
 	s.dir, s.work = home, path.Join(home, directory)
 	return nil
+}
+
+// strip takes the directory for the whole tree: a folder on the host that is called otherwise stands for it.
+func (s *Stack) strip(directory string) {
+	p := *s.payload
+	p.Files = slices.Clone(p.Files)
+	for i := range p.Files {
+		p.Files[i].Path = strings.TrimPrefix(p.Files[i].Path, directory+"/")
+	}
+	p.Directory = "."
+	s.payload, s.prefix = &p, directory
+	s.cfg().RunDirectory = ""
+}
+
+// InTree is the repository's path of a file below Root.
+func (s *Stack) InTree(name string) string {
+	if path.IsAbs(name) {
+		return name
+	}
+	return path.Join(s.prefix, name)
+}
+
+// Source is where a bind's source lies on this host.
+func (s *Stack) Source(b plan.Bind) string {
+	if path.IsAbs(b.Source) {
+		return b.Source
+	}
+	if s.prefix != "" && b.Source == s.prefix {
+		return s.dir
+	}
+	return path.Join(s.dir, strings.TrimPrefix(b.Source, s.prefix+"/"))
 }
 
 func (s *Stack) cfg() *schema.StackConfig { return s.res.Stack() }

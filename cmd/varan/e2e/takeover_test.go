@@ -370,11 +370,35 @@ func TestMovedProject(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.write(map[string]string{"s.toml": "[[stack]]\nname = \"ID\"\n[stack.config]\nrun_directory = \"stacks/app\"\nsettle = \"0s\"\n", "stacks/app/compose.yaml": file})
-	p := w.plan()
-	t.Log(w.inFull(p))
-	if got := w.actions(p)["stack/ID"]; got != plan.Adopt && got != plan.Blocked {
-		t.Errorf("plan %s: the data would be lost from sight", got)
+	before := w.allIDs()
+	w.wantActions(map[string]plan.Action{"stack/ID": plan.Adopt})
+	w.apply()
+	w.sameIDs("adopted", before)
+	w.wantActions(nil)
+	w.write(map[string]string{"stacks/app/app.env": "A=b\n"})
+	w.replace("stacks/app/compose.yaml", "stop_signal", "env_file: [app.env]\n    stop_signal")
+	w.apply()
+	sees := func() {
+		t.Helper()
+		c := w.containers(true)[w.id+"-a-1"]
+		if c.Labels["com.docker.compose.project.working_dir"] != dir || w.inside(c.ID, "cat", "/data/precious") != "data\n" {
+			t.Errorf("works in %s", c.Labels["com.docker.compose.project.working_dir"])
+		}
 	}
+	sees()
+	w.wantActions(nil)
+	w.forget()
+	w.wantActions(nil)
+
+	// A file from beside its directory has no place there any more.
+	w.write(map[string]string{"stacks/common.env": "C=d\n"})
+	w.replace("stacks/app/compose.yaml", "env_file: [app.env]", "env_file: [app.env, ../common.env]")
+	w.refused("stacks/app/compose.yaml", w.lineOf("stacks/app/compose.yaml", "./data"), "mounts /data", "empty folder")
+	w.replace("stacks/app/compose.yaml", "env_file: [app.env, ../common.env]", "env_file: [app.env]\n    environment: { E: f }")
+	w.replace("s.toml", "settle", "directory = \""+dir+"\"\nsettle")
+	w.apply()
+	sees()
+	w.wantActions(nil)
 }
 
 // TestIntentions: ensure, deploy = false, compat follow.
