@@ -218,7 +218,7 @@ func (a *Agent) facts(ctx context.Context, s *plan.ServerState, q protocol.Query
 	var open *stack.Stack
 	f.Directory = directory(rec)
 	var read []string
-	if q.Declare && filesOnHost(p) {
+	if q.Declare && declaredHere(p) {
 		d, filled, err := a.declareOnHost(ctx, protocol.Op{Resource: q.Resource, Fleet: a.opts.Fleet, Payload: p}, rec)
 		if err != nil {
 			f.Problem = redactor(p)(err.Error())

@@ -11,8 +11,10 @@ import (
 	"github.com/varanhq/varan/plan"
 )
 
-// filesOnHost reports whether a payload's stack is declared by files of this host.
-func filesOnHost(p *protocol.Payload) bool { return p != nil && p.Stack != nil && p.Stack.FilesOnHost }
+// declaredHere reports whether what a payload's stack declares depends on files of this host.
+func declaredHere(p *protocol.Payload) bool {
+	return p != nil && p.Stack != nil && (p.Stack.FilesOnHost || p.OnHost)
+}
 
 // declareOnHost reads what the files of this host declare, and gives the payload filled in with it.
 func (a *Agent) declareOnHost(ctx context.Context, op protocol.Op, rec *record) (*stack.HostDeclared, *protocol.Payload, error) {
@@ -32,7 +34,7 @@ func (a *Agent) declareOnHost(ctx context.Context, op protocol.Op, rec *record) 
 // settleOnHost fills in the op's payload from the files of this host, and fails if they are not what the plan was
 // made from.
 func (a *Agent) settleOnHost(ctx context.Context, op *protocol.Op) ([]string, error) {
-	if !filesOnHost(op.Payload) {
+	if !declaredHere(op.Payload) {
 		return nil, nil
 	}
 	d, p, err := a.declareOnHost(ctx, *op, a.ledger.get(op.Resource))

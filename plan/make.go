@@ -194,7 +194,7 @@ func onServer(d *Declared, h *host) *Declared {
 		return &out
 	}
 	out := *f.Declared
-	out.Resource, out.Project, out.OnHost, out.Tree, out.Paths = d.Resource, d.Project, true, false, nil
+	out.Resource, out.Project, out.OnHost = d.Resource, d.Project, true
 	out.Missing, out.Hooks = d.Missing, d.Hooks
 	out.Diagnostics = slices.Concat(d.Diagnostics, f.Declared.Diagnostics)
 	return &out

@@ -48,7 +48,7 @@ func covered(q, a plan.Query) bool {
 func (s *syncer) questions(ctx context.Context, r *reading, queries []plan.Query) map[string][]protocol.Query {
 	out := make(map[string][]protocol.Query)
 	for _, q := range queries {
-		p, err := r.payload(ctx, q.Resource, nil, nil, len(q.Compare) > 0)
+		p, err := r.payload(ctx, q.Resource, nil, nil, len(q.Compare) > 0 || q.Declare)
 		if err != nil {
 			s.log.WarnContext(ctx, "resource not asked about", "resource", q.Resource, "err", err)
 			continue

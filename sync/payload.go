@@ -37,7 +37,7 @@ func (r *reading) payload(ctx context.Context, id schema.ID, planned *plan.Decla
 		Repo: r.trees[id].repo, Project: decl.Project, Directory: decl.Directory,
 		Units: decl.Units, Volumes: decl.Volumes, Binds: decl.Binds, Hooks: decl.Hooks,
 		Deployment: res.Deployment(), Stack: res.Stack(), Ensure: res.Ensure, Was: res.Was,
-		Secrets: make(map[string]protocol.Secret),
+		OnHost: decl.OnHost, Secrets: make(map[string]protocol.Secret),
 	}
 	for _, a := range res.After {
 		if a.ID != "" {

@@ -72,8 +72,10 @@ type Payload struct {
 	Files      []File                     `json:"files,omitempty"` // at their paths in the repository
 	Secrets    map[string]Secret          `json:"secrets,omitempty"`
 	Registries []Registry                 `json:"registries,omitempty"`
-	Ensure     schema.Ensure              `json:"ensure,omitempty"`
-	Was        string                     `json:"was,omitempty"`
+	// OnHost: what the stack declares depends on files of its host; the agent reads them and declares it itself.
+	OnHost bool          `json:"on_host,omitempty"`
+	Ensure schema.Ensure `json:"ensure,omitempty"`
+	Was    string        `json:"was,omitempty"`
 }
 
 // A File is one file of the repository to lay on the host.

@@ -58,25 +58,49 @@ type HostDeclared struct {
 // Declare reads the stack's files on this host, as the daemon reads those of a repository. print makes a
 // fingerprint under the agent's key: what a host file says may be secret.
 func (s *Stack) Declare(ctx context.Context, print func(parts ...string) string) (*HostDeclared, error) {
-	root, err := os.OpenRoot("/")
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	known := map[string]bool{}
+	in := compose.Input{Resource: s.res, OnHost: s.cfg().FilesOnHost, Known: map[string]bool{}}
 	for name := range s.secrets {
-		known[name] = true
+		in.Known[name] = true
 	}
-	tree := hostTree{compose.NewHost(root), s.fence}
-	d, reads := compose.Declare(ctx, compose.Input{Resource: s.res, Tree: tree, OnHost: true, Known: known})
-	out := &HostDeclared{Open: d}
+	out := &HostDeclared{}
+	var values []string // of host files, where not everything is
+	if in.OnHost {
+		root, err := os.OpenRoot("/")
+		if err != nil {
+			return nil, err
+		}
+		defer root.Close()
+		in.Tree = hostTree{compose.NewHost(root), s.fence}
+	} else {
+		sent, err := s.sent()
+		if err != nil {
+			return nil, err
+		}
+		in.Tree = sent
+		in.HostEnv = func(name string) ([]byte, bool, error) {
+			if !path.IsAbs(name) {
+				name = path.Join(s.dir, name)
+			}
+			data, ok, err := s.read(name)
+			out.Files = append(out.Files, name)
+			values = append(values, compose.EnvValues(data)...)
+			return data, ok, err
+		}
+	}
+	d, reads := compose.Declare(ctx, in)
+	out.Open = d
 	for _, r := range reads {
-		if r.Hash != "" {
+		if in.OnHost && r.Hash != "" {
 			out.Files = append(out.Files, path.Join("/", r.Path))
 		}
 	}
 	s.blame(d)
-	out.Shown = s.shown(d, print)
+	out.Shown = s.shown(d, print, func(v string) bool {
+		return in.OnHost || slices.ContainsFunc(values, func(h string) bool { return h != "" && (v == h || len(h) > 2 && strings.Contains(v, h)) })
+	})
+	if in.OnHost {
+		out.Shown.Paths = nil
+	}
 	return out, nil
 }
 
@@ -84,7 +108,7 @@ func (s *Stack) Declare(ctx context.Context, print func(parts ...string) string)
 func (s *Stack) blame(d *plan.Declared) {
 	var rest []schema.Diagnostic
 	for _, diag := range d.Diagnostics {
-		if diag.File != "" && !path.IsAbs(diag.File) {
+		if diag.File != "" && !path.IsAbs(diag.File) && s.cfg().FilesOnHost {
 			diag.File = "/" + diag.File
 		}
 		diag.Message = s.mask.String(diag.Message)
@@ -118,10 +142,10 @@ func plainField(name string) bool {
 	return false
 }
 
-// shown is d with the values of host files as fingerprints, and digests over that.
-func (s *Stack) shown(d *plan.Declared, print func(parts ...string) string) *plan.Declared {
+// shown, for values ofHost, is d with the values of host files as fingerprints, and digests over that.
+func (s *Stack) shown(d *plan.Declared, print func(parts ...string) string, ofHost func(string) bool) *plan.Declared {
 	hide := func(at []string, v string) string {
-		if v == "" {
+		if v == "" || !ofHost(v) {
 			return v
 		}
 		text := onHost + " " + print(append([]string{"host value", string(s.op.Resource)}, append(slices.Clone(at), v)...)...)[:12]
@@ -138,6 +162,9 @@ func (s *Stack) shown(d *plan.Declared, print func(parts ...string) string) *pla
 		u := &out.Units[i]
 		u.Files = slices.Clone(u.Files)
 		for j, f := range u.Files {
+			if !s.cfg().FilesOnHost {
+				break
+			}
 			u.Files[j].Hash = print("host file", string(s.op.Resource), f.Path, f.Hash)
 		}
 		u.Spec = rewrite(u.Spec, func(at []string, v string) string {

@@ -219,14 +219,24 @@ func (o overlay) Read(name string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// load reads the project as compose will see it; early, what pre_deploy makes may be missing.
-func (s *Stack) load(ctx context.Context, early bool) (*compose.Project, error) {
-	tree := overlay{sent: compose.NewMemory()}
+// sent is the files that came with the op.
+func (s *Stack) sent() (*compose.Memory, error) {
+	m := compose.NewMemory()
 	for _, f := range s.payload.Files {
-		if err := tree.sent.Add(f.Path, f.Data, f.Exec, f.Symlink); err != nil {
+		if err := m.Add(f.Path, f.Data, f.Exec, f.Symlink); err != nil {
 			return nil, err
 		}
 	}
+	return m, nil
+}
+
+// load reads the project as compose will see it; early, what pre_deploy makes may be missing.
+func (s *Stack) load(ctx context.Context, early bool) (*compose.Project, error) {
+	sent, err := s.sent()
+	if err != nil {
+		return nil, err
+	}
+	tree := overlay{sent: sent}
 	in := compose.Input{Resource: s.res, OnHost: s.cfg().FilesOnHost}
 	in.Tree = tree
 	root, err := os.OpenRoot(s.dir)

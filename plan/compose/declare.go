@@ -32,6 +32,8 @@ type Input struct {
 	Known map[string]bool
 	// OnHost: Tree is the server's own folder (files_on_host, at the agent). Paths of the tree may be absolute.
 	OnHost bool
+	// HostEnv reads an env file of the server that variables come from (at the agent); nil: it is not known here.
+	HostEnv func(name string) (data []byte, ok bool, err error)
 }
 
 // A Read is one path a declaration depends on. While every Read still has its Hash, so has the declaration.
@@ -49,7 +51,7 @@ func Declare(ctx context.Context, in Input) (*plan.Declared, []Read) {
 	cfg := in.Resource.Stack()
 	d := &plan.Declared{Resource: in.Resource.ID, Project: ProjectName(in.Resource), Hooks: hooks(cfg),
 		Tree: strings.TrimSpace(cfg.PreDeploy.Command) != "" && !Inline(cfg)}
-	d.OnHost = cfg.FilesOnHost
+	d.OnHost = cfg.FilesOnHost || in.HostEnv != nil
 	d.Missing = missing(in)
 	switch {
 	case cfg.Swarm != "":
@@ -67,7 +69,7 @@ func Declare(ctx context.Context, in Input) (*plan.Declared, []Read) {
 	}
 	rec := &recorder{tree: in.Tree, seen: map[string]string{}}
 	in.Tree = rec
-	m := newModel(in, world{value: asName})
+	m := newModel(in, world{value: asName, env: in.HostEnv})
 	up, diags := ParseUpArgs(in.Resource)
 	m.diags = append(m.diags, diags...)
 	if !m.failed() {
@@ -75,6 +77,7 @@ func Declare(ctx context.Context, in Input) (*plan.Declared, []Read) {
 	}
 	if len(m.needHost) > 0 && !m.failed() {
 		d.Unread = "its variables come from a file on the server: " + strings.Join(m.needHost, ", ")
+		d.OnHost, d.Tree = true, !Inline(cfg)
 	}
 	if m.project != nil && !m.failed() {
 		for name, n := range up.Scale {

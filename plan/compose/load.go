@@ -31,6 +31,7 @@ type world struct {
 	value func(name string) (string, bool)                 // of a [[NAME]]
 	early bool                                             // missing host files are no mistake yet
 	read  func(abs string) (data []byte, ok bool, _ error) // a host file; nil: never opened
+	env   func(abs string) (data []byte, ok bool, _ error) // likewise, for variables alone
 }
 
 // A model is a stack as loaded: compose's project, and what it was loaded from.
@@ -237,9 +238,13 @@ func (m *model) environment() {
 		}
 		return hide(s)
 	}
+	hostMain := ""
 	main, err := within(m.base, cmp.Or(m.cfg.EnvFilePath, ".env"))
 	if m.onHost && path.IsAbs(m.cfg.EnvFilePath) {
 		main, err = strings.TrimPrefix(path.Clean(m.cfg.EnvFilePath), "/"), nil
+	}
+	if err != nil && path.IsAbs(m.cfg.EnvFilePath) && len(m.cfg.Environment) == 0 {
+		hostMain, err = m.cfg.EnvFilePath, nil // the host's, as a further env file
 	}
 	if err != nil {
 		m.fail(m.res.At("config.env_file_path"), "env_file_path is relative to run_directory", "env_file_path %v", err)
@@ -277,6 +282,10 @@ func (m *model) environment() {
 		some = true
 		m.parseEnv(p, data, schema.Pos{File: p})
 	}
+	if hostMain != "" {
+		m.hostEnv(hostMain, m.res.At("config.env_file_path"))
+		return
+	}
 	if len(m.cfg.Environment) > 0 {
 		m.envText = hideText(EnvText(m.cfg))
 		m.envPath = main
@@ -299,13 +308,21 @@ func (m *model) environment() {
 
 // hostEnv takes variables from a file outside the tree, or notes that they are not known here.
 func (m *model) hostEnv(name string, at schema.Pos) {
-	if m.w.read == nil {
+	read := m.w.read
+	if read == nil {
+		read = m.w.env
+	}
+	if read == nil {
 		m.needHost = append(m.needHost, name)
 		return
 	}
-	data, ok, err := m.w.read(name)
-	if err != nil || !ok {
-		m.fail(at, "", "env file %s does not exist on this host", name)
+	data, ok, err := read(name)
+	switch {
+	case err != nil:
+		m.fail(at, "", "env file %s: %v", name, err)
+		return
+	case !ok:
+		m.fail(at, "make the file on the host", "env file %s does not exist on this host", name)
 		return
 	}
 	m.parseEnv(name, data, at)
@@ -665,7 +682,7 @@ var quoted = regexp.MustCompile("`[^`]*`|\"[^\"]*\"|'[^']*'")
 
 // quiet takes out of a message what could be a value of a host file: it is shown far from its host.
 func (m *model) quiet(text string) string {
-	if !m.onHost {
+	if !m.onHost && m.w.env == nil {
 		return text
 	}
 	for _, v := range m.env {

@@ -2,7 +2,9 @@ package compose
 
 import (
 	"encoding/hex"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -98,6 +100,15 @@ func walkStrings(v any, fn func(string) string) any {
 		return v
 	}
 	return v
+}
+
+// EnvValues are the values of an env file; those it cannot read are left out.
+func EnvValues(data []byte) []string {
+	vars, err := envFile(data, nil)
+	if err != nil {
+		return nil
+	}
+	return slices.Collect(maps.Values(vars))
 }
 
 // Reveal puts values in for the [[NAME]] of a text; a name without a value stays.

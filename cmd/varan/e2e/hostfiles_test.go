@@ -271,3 +271,80 @@ settle = "0s"
 		t.Errorf("a broken compose file: %s %v", p.Steps[0].Action, p.Steps[0].Causes)
 	}
 }
+
+// TestHostEnvFile: variables of a stack in Git, and of an inline one, come from an env file of the host.
+func TestHostEnvFile(t *testing.T) {
+	w := newWorld(t)
+	host := filepath.Join(w.dir, "host.env")
+	w.hostWrite(w.dir, map[string]string{"host.env": "PASSWORD=canary-one\nTAG=1\n"})
+	const services = `services:
+  a:
+    image: varan-e2e:${TAG:?the tag is missing}
+    command: sleep 2147483647
+    stop_signal: SIGKILL
+    environment: { URL: "db://u:${PASSWORD}@db" }
+  b:
+    image: varan-e2e:1
+    command: sleep 2147483647
+    stop_signal: SIGKILL
+    volumes: ["./conf:/conf:ro"]
+`
+	inline := strings.ReplaceAll(services, `    volumes: ["./conf:/conf:ro"]`+"\n", "")
+	w.write(map[string]string{"app/compose.yaml": services, "app/conf/x": "one", "a.toml": `
+[[stack]]
+name = "ID"
+[stack.config]
+run_directory = "app"
+additional_env_files = ["` + host + `"]
+settle = "0s"
+
+[[stack]]
+name = "ID-in"
+[stack.config]
+additional_env_files = ["` + host + `"]
+settle = "0s"
+file_contents = """
+` + inline + `"""
+`})
+	printed := ""
+	see := func(r ran) { printed += r.stdout + r.stderr }
+	see(w.varan("plan", "--json", w.repo))
+	see(w.apply())
+	if n := len(w.ids()); n != 4 {
+		t.Fatalf("%d containers run, want 4: %s", n, w.names())
+	}
+	if env := w.env("a"); !slices.Contains(env, "URL=db://u:canary-one@db") {
+		t.Errorf("environment %v", env)
+	}
+	w.nothingToDo()
+	for _, c := range []struct {
+		name   string
+		change func()
+		want   []string
+		cause  plan.CauseKind
+	}{
+		{"host file", func() { w.hostWrite(w.dir, map[string]string{"host.env": "PASSWORD=canary-two\nTAG=1\n"}) }, []string{"~ID-a-1", "~ID-in-a-1"}, plan.HostFileChanged},
+		{"git file", func() { w.write(map[string]string{"app/conf/x": "two"}) }, []string{"~ID-b-1"}, plan.FileChanged},
+		{"image by host file", func() { w.hostWrite(w.dir, map[string]string{"host.env": "PASSWORD=canary-two\nTAG=2\n"}) }, []string{"~ID-a-1", "~ID-in-a-1"}, plan.HostFileChanged},
+	} {
+		had := w.snapshot()
+		c.change()
+		p := w.plan()
+		if s := p.Steps[0]; !slices.ContainsFunc(s.Causes, func(got plan.Cause) bool { return got.Kind == c.cause }) {
+			t.Errorf("%s: causes %v, want %s", c.name, s.Causes, c.cause)
+		}
+		see(w.varan("plan", "--json", w.repo))
+		see(w.apply())
+		if got := w.touched(had); !slices.Equal(got, c.want) {
+			t.Errorf("%s touched %v, want %v", c.name, got, c.want)
+		}
+		w.nothingToDo()
+	}
+	if err := os.Remove(host); err != nil {
+		t.Fatal(err)
+	}
+	if p := w.plan(); p.Steps[0].Action != plan.Blocked || !strings.Contains(p.Steps[0].Causes[0].Detail, host) {
+		t.Errorf("without the file: %s %v", p.Steps[0].Action, p.Steps[0].Causes)
+	}
+	w.absent("canary", printed, w.root, w.data)
+}
