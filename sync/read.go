@@ -174,7 +174,7 @@ func treeID(t tree) string {
 
 // fresh reports whether all that was read for the declaration still is what it was.
 func (k *keptDeclaration) fresh(t tree) bool {
-	if d := k.declared; d.Unread != "" && (!d.OnHost || d.Tree && treeID(t) != k.treeID) {
+	if d := k.declared; d.Unread != "" && (!d.OnHost || d.Tree && (treeID(t) == "" || treeID(t) != k.treeID)) {
 		return false
 	}
 	if id := treeID(t); id != "" && id == k.treeID {
