@@ -31,20 +31,26 @@ import (
 	"github.com/varanhq/varan/plan"
 )
 
-// buildOnce builds the binary under test, once per test process.
-var buildOnce = sync.OnceValues(func() (string, error) {
+// buildOnce builds the binary under test, once per test process; buildRace the one that daemons run from under
+// the race detector.
+var (
+	buildOnce = sync.OnceValues(func() (string, error) { return build("CGO_ENABLED=0") })
+	buildRace = sync.OnceValues(func() (string, error) { return build("CGO_ENABLED=1", "-race") })
+)
+
+func build(env string, flags ...string) (string, error) {
 	dir, err := os.MkdirTemp("", "varan-e2e-bin")
 	if err != nil {
 		return "", err
 	}
 	bin := filepath.Join(dir, "varan")
-	cmd := exec.Command("go", "build", "-o", bin, "github.com/varanhq/varan/cmd/varan")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", bin, "github.com/varanhq/varan/cmd/varan")...)
+	cmd.Env = append(os.Environ(), env)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return bin, nil
-})
+}
 
 // A world is one user's machine: a config repository, a varan.toml, an agent root, and a fleet of its own on
 // the shared engine.
@@ -497,6 +503,11 @@ func (w *world) daemon() *daemon {
 		w.t.Fatal(err)
 	}
 	cmd := w.command(context.Background(), "serve", "--repo", w.repo)
+	if raceDetector {
+		if cmd.Path, err = buildRace(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
@@ -505,8 +516,11 @@ func (w *world) daemon() *daemon {
 	go func() { cmd.Wait(); close(d.done) }()
 	w.t.Cleanup(func() {
 		d.kill()
+		data, _ := os.ReadFile(log.Name())
+		if bytes.Contains(data, []byte("DATA RACE")) {
+			w.t.Error("the daemon has a data race")
+		}
 		if w.t.Failed() {
-			data, _ := os.ReadFile(log.Name())
 			w.t.Logf("serve.log:\n%s", data)
 		}
 	})
