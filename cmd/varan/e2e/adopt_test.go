@@ -214,7 +214,7 @@ name = "ID"
 run_directory = "app"
 file_paths = ["compose.yaml"]
 environment = """
-DB_PASSWORD = hunter2
+DB_PASSWORD = [[DB_PASSWORD]]
 """
 settle = "0s"
 `,
@@ -247,6 +247,7 @@ func TestAdoptCompose(t *testing.T) {
 				})
 				before := w.allIDs()
 
+				w.configure("[secrets]\nDB_PASSWORD = \"hunter2\"\n")
 				w.write(l.repo(file))
 				adopt := map[string]plan.Action{"stack/ID": plan.Adopt}
 				w.wantActions(adopt)
@@ -298,6 +299,15 @@ func TestAdoptCompose(t *testing.T) {
 				if data, err := os.ReadFile(filepath.Join(dir, "data", "precious")); err != nil || string(data) != "data\n" {
 					t.Errorf("the data: %q, %v", data, err)
 				}
+				w.wantActions(nil)
+
+				// The daemon, with nothing left to remember, adopts the same.
+				w.forget()
+				w.commit("as it runs")
+				stop := w.serve()
+				w.settled()
+				stop()
+				w.sameIDs("under a new daemon", final)
 				w.wantActions(nil)
 			})
 		}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
@@ -95,6 +96,7 @@ func (w *world) lineOf(file, text string) int {
 // TestAdoptDockerRun: a container that Komodo's deployment run made is adopted; one that differs is recreated
 // with what differs shown, and nobody's values.
 func TestAdoptDockerRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	data := filepath.Join(w.dir, "precious")
 	w.put(data, map[string]string{"file": "data\n"})
@@ -187,6 +189,7 @@ settle = "0s"
 // TestHandMadeAnew: a service of an adopted project that somebody made anew by hand, otherwise, is compared
 // again; the rest stays adopted.
 func TestHandMadeAnew(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dir := filepath.Join(w.dir, "opt", "app")
 	run := func(service, k string) string {
@@ -244,6 +247,7 @@ func TestHandMadeAnew(t *testing.T) {
 // TestNamesOfOthers: a name that another fleet or somebody else's project holds is an error that says whose it
 // is, and nothing is touched.
 func TestNamesOfOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	labelled := func(name string, labels ...string) {
 		args := []string{"-d", "--name", name, "--network", "none", "--stop-signal", "SIGKILL"}
@@ -264,6 +268,7 @@ func TestNamesOfOthers(t *testing.T) {
 
 // TestWas: was moves a stack and a deployment to new names without a restart; without it, it is proposed.
 func TestWas(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	stack := func(name, more string) string {
 		return "[[stack]]\nname = \"" + name + "\"\n" + more + "\n[stack.config]\nproject_name = \"ID-p\"\nsettle = \"0s\"\nrun_directory = \"app\"\n"
@@ -303,6 +308,7 @@ func TestWas(t *testing.T) {
 
 // TestDirectories: a bind mount's data never disappears silently.
 func TestDirectories(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	compose := "services:\n  a:\n    image: varan-e2e:1\n    command: sleep 2147483647\n    stop_signal: SIGKILL\n    network_mode: none\n    volumes:\n      - ./conf:/conf\n      - ./data:/data\n"
 	w.write(map[string]string{"s.toml": "[[stack]]\nname = \"ID\"\n[stack.config]\nrun_directory = \"app\"\nsettle = \"0s\"\n",
@@ -355,6 +361,7 @@ func TestDirectories(t *testing.T) {
 // TestMovedProject: a project that runs in a folder which does not end as the repository's does is adopted where
 // it is.
 func TestMovedProject(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dir := filepath.Join(w.dir, "opt", "plain")
 	file := "services:\n  a:\n    image: varan-e2e:1\n    command: sleep 2147483647\n    stop_signal: SIGKILL\n    network_mode: none\n    volumes: [\"./data:/data\"]\n"
@@ -403,6 +410,7 @@ func TestMovedProject(t *testing.T) {
 
 // TestIntentions: ensure, deploy = false, compat follow.
 func TestIntentions(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.write(map[string]string{"a.toml": one("a") + one("b", "deploy = false") + strings.Replace(one("c", `ensure = "completed"`), "sleep 2147483647", "true", 1)})
 	w.replace("a.toml", "restart = \"unless-stopped\"\ncommand = \"true\"", "restart = \"no\"\ncommand = \"true\"")
@@ -444,6 +452,7 @@ func TestIntentions(t *testing.T) {
 
 // TestRemovals: delete asks beyond max_removals and for an empty desired set; varan remove removes by name.
 func TestRemovals(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.write(map[string]string{"a.toml": one("a") + one("b") + one("c") + one("d")})
 	w.configure("[config]\ndelete = true\n")
@@ -475,10 +484,45 @@ func TestRemovals(t *testing.T) {
 	w.configure("")
 	w.commit("b is gone")
 	stop := w.serve()
-	defer stop()
 	w.settled()
 	if r := w.varan("remove", "--yes", "deployment/"+w.id+"-b"); r.exit != 0 {
 		t.Errorf("varan remove: exit %d\n%s%s", r.exit, r.stdout, r.stderr)
 	}
 	w.eventually("it is removed", composeLimit, func() (bool, string) { return len(w.allIDs()) == 1, w.names() })
+	stop()
+
+	// The daemon waits until somebody agrees to exactly that plan.
+	w.write(map[string]string{"a.toml": one("a") + one("e") + one("f")})
+	w.configure("[config]\ndelete = true\nmax_removals = 1\n")
+	w.commit("more")
+	stop = w.serve()
+	defer stop()
+	w.settled()
+	before = w.allIDs()
+	w.write(map[string]string{"a.toml": one("a")})
+	w.commit("e and f are gone")
+	digest := ""
+	w.eventually("the daemon asks", composeLimit, func() (bool, string) {
+		r := w.varan("status", "--json")
+		var s struct {
+			Syncs []struct {
+				Asks   []string `json:"asks"`
+				Digest string   `json:"digest"`
+			} `json:"syncs"`
+		}
+		if err := json.Unmarshal([]byte(r.stdout), &s); err != nil || len(s.Syncs) == 0 || len(s.Syncs[0].Asks) == 0 {
+			return false, r.stdout + r.stderr
+		}
+		digest = s.Syncs[0].Digest
+		return digest != "", r.stdout
+	})
+	w.sameIDs("before the approval", before)
+	if r := w.varan("approve", "1:00000000000000000000000000000000"); r.exit == 0 {
+		t.Errorf("varan approve of another plan: exit 0\n%s%s", r.stdout, r.stderr)
+	}
+	w.sameIDs("after the approval of another plan", before)
+	if r := w.varan("approve", digest); r.exit != 0 {
+		t.Errorf("varan approve: exit %d\n%s%s", r.exit, r.stdout, r.stderr)
+	}
+	w.eventually("they are removed", composeLimit, func() (bool, string) { return len(w.allIDs()) == 1, w.names() })
 }
