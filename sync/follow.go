@@ -360,7 +360,7 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 		if res.OK() {
 			f.back = ""
 		}
-		f.contested(ctx, j, res)
+		f.contested(ctx, j, p, res)
 	}
 	if f.kept != nil && err == nil {
 		s.State, s.Error = f.kept.state, f.kept.why
@@ -383,7 +383,7 @@ func (f *follower) shorten(d time.Duration) time.Duration {
 
 // contested counts what drift runs put right: the third time within an hour the resource is held, because
 // somebody else wants it otherwise.
-func (f *follower) contested(ctx context.Context, j job, res *apply.Result) {
+func (f *follower) contested(ctx context.Context, j job, p *plan.Plan, res *apply.Result) {
 	if j.trigger != triggerDrift {
 		if j.trigger == triggerCommit {
 			f.put = nil
@@ -395,7 +395,7 @@ func (f *follower) contested(ctx context.Context, j job, res *apply.Result) {
 	}
 	now := time.Now()
 	for _, st := range res.Steps {
-		if !st.Changed {
+		if !st.Changed || asked(p.Step(st.Resource)) {
 			continue
 		}
 		times := slices.DeleteFunc(f.put[st.Resource], func(t time.Time) bool { return now.Sub(t) > time.Hour })
@@ -405,6 +405,11 @@ func (f *follower) contested(ctx context.Context, j job, res *apply.Result) {
 			go f.contest(context.WithoutCancel(ctx), st.Server, st.Resource, "put right three times within an hour without a new commit")
 		}
 	}
+}
+
+// asked reports whether a step is owed to a new value on a host, which is a declaration, and not to drift alone.
+func asked(s *plan.Step) bool {
+	return s != nil && slices.ContainsFunc(s.Causes, func(c plan.Cause) bool { return c.Kind == plan.HostFileChanged || c.Kind == plan.SecretChanged })
 }
 
 // secretsChanged reports whether two settings hold other secrets.
