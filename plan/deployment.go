@@ -120,8 +120,8 @@ func (d *deployment) spec(extra []string) {
 	put("stop_signal", c.TerminationSignal, c.TerminationSignal == "" || c.TerminationSignal == "SIGTERM")
 	put("stop_timeout", c.TerminationTimeout, c.TerminationTimeout == 0 || c.TerminationTimeout == 10)
 	put("skip_secret_interp", true, !c.SkipSecretInterp)
-	raw, err := CanonicalJSON(spec)
-	if err != nil { // strings, numbers and maps of them always encode
+	raw, err := encodePlain(spec) // canonical as it is: of maps, whose keys are sorted, and no structs
+	if err != nil {               // strings, numbers and maps of them always encode
 		d.fail(d.r.Pos, err.Error(), "")
 	}
 	d.unit.Service, d.unit.Container, d.unit.Spec = d.r.Name, name, raw

@@ -37,8 +37,12 @@ type store struct {
 	mu    gosync.Mutex
 	git   gitStorage
 	trees map[plumbing.Hash]*treeNode
-	age   int // counts snapshots: a tree not used by the last two is forgotten
+	sizes map[plumbing.Hash]int64 // of blobs: asking a loose object means to open and inflate it
+	age   int                     // counts snapshots: a tree not used by the last two is forgotten
 }
+
+// maxSizes bounds sizes; beyond it they are learned anew.
+const maxSizes = 100_000
 
 // A treeNode is one decoded tree object.
 type treeNode struct {
@@ -53,7 +57,7 @@ type treeItem struct {
 }
 
 func newStore(git gitStorage) *store {
-	return &store{git: git, trees: make(map[plumbing.Hash]*treeNode)}
+	return &store{git: git, trees: make(map[plumbing.Hash]*treeNode), sizes: make(map[plumbing.Hash]int64)}
 }
 
 // mirrorStorage is a bare repository that only we touch; dir "" keeps it in memory.
@@ -87,6 +91,7 @@ func (st *store) replace(git gitStorage) {
 	defer st.mu.Unlock()
 	st.git = git
 	clear(st.trees)
+	clear(st.sizes)
 }
 
 func (st *store) has(h plumbing.Hash) bool {
@@ -209,7 +214,18 @@ func goodName(name string) bool {
 func (st *store) blobSize(h plumbing.Hash) (int64, error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return st.git.EncodedObjectSize(h)
+	if size, ok := st.sizes[h]; ok {
+		return size, nil
+	}
+	size, err := st.git.EncodedObjectSize(h)
+	if err != nil {
+		return 0, err
+	}
+	if len(st.sizes) >= maxSizes {
+		clear(st.sizes)
+	}
+	st.sizes[h] = size
+	return size, nil
 }
 
 // blob reads a blob of at most limit bytes.
