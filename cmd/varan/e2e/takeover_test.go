@@ -242,6 +242,17 @@ func TestHandMadeAnew(t *testing.T) {
 		t.Error("it was not started: " + w.names())
 	}
 	w.wantActions(nil)
+
+	// Removed, what was adopted goes too, and what somebody added beside it stays.
+	c := run("c", "x")
+	w.wantActions(nil)
+	w.write(map[string]string{"s.toml": "# nothing\n"})
+	w.wantActions(nil) // delete is not set
+	w.configure("[config]\ndelete = true\n")
+	w.wantActions(map[string]plan.Action{"stack/ID": plan.Remove})
+	w.apply("--allow-removals", "1")
+	w.sameIDs("removed", map[string]string{w.id + "-c-1": c})
+	w.wantActions(nil)
 }
 
 // TestNamesOfOthers: a name that another fleet or somebody else's project holds is an error that says whose it
