@@ -186,6 +186,9 @@ func login(list []protocol.Registry) container.Auth {
 // job is the part of a Job that every op shares.
 func (a *Agent) job(op protocol.Op, rec *record) container.Job {
 	j := container.Job{Resource: op.Resource, Fleet: op.Fleet, Was: rec.Was, Settle: defaultSettle, HealthTimeout: defaultHealthTimeout, Progress: a.say(op)}
+	if j.Was != "" && a.ledger.get(j.Was).Entry != nil {
+		j.Was = "" // somebody declared the former name anew: its containers are no longer this one's
+	}
 	if rec.Entry != nil {
 		j.Project = rec.Entry.Project
 		j.Adopted = rec.Entry.Containers
@@ -485,6 +488,7 @@ func (a *Agent) succeed(rec *record, d *doing, e *plan.Entry) {
 			a.log.Warn("forget the former name", "resource", rec.Resource, "err", err)
 		}
 	}
+	rec.Entry.Was = rec.Was
 }
 
 // contestedAfter repairs within contestedWithin without a new commit, varan stops arguing.

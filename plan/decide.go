@@ -97,6 +97,13 @@ func (m *maker) own(n *node) {
 	h := n.host
 	n.entry = h.entryOf(n.id, m.d.Fleet)
 	n.owned = h.byResource[n.id]
+	if n.wasID == "" && n.entry != nil && n.entry.Resource == n.id && n.entry.Was != "" && n.entry.Was != n.id {
+		// The rename need not be repeated in Git for good.
+		if _, declared := m.index[n.entry.Was]; !declared && !m.claimed[n.entry.Was] && h.Ledger[n.entry.Was] == nil {
+			n.wasID = n.entry.Was
+			m.claimed[n.wasID] = true
+		}
+	}
 	if n.wasID != "" {
 		if n.entry == nil {
 			n.entry = h.entryOf(n.wasID, m.d.Fleet)

@@ -94,12 +94,14 @@ type Entry struct {
 	Adopted   bool      `json:"adopted,omitempty"`
 	// Containers are the ids of what was adopted without labels: another container under the same name is not it.
 	// Empty in an adopted entry means any.
-	Containers []string              `json:"containers,omitempty"`
-	After      []string              `json:"after,omitempty"`
-	Units      []Unit                `json:"units"`
-	Volumes    map[string]Definition `json:"volumes,omitempty"`
-	Binds      []Bind                `json:"binds,omitempty"`
-	Hooks      Digest                `json:"hooks,omitempty"`
+	Containers []string `json:"containers,omitempty"`
+	// Was is the resource's former name: containers that were not made anew since still bear it.
+	Was     schema.ID             `json:"was,omitempty"`
+	After   []string              `json:"after,omitempty"`
+	Units   []Unit                `json:"units"`
+	Volumes map[string]Definition `json:"volumes,omitempty"`
+	Binds   []Bind                `json:"binds,omitempty"`
+	Hooks   Digest                `json:"hooks,omitempty"`
 }
 
 // HoldKind says who holds.

@@ -537,3 +537,44 @@ func TestRemovals(t *testing.T) {
 	}
 	w.eventually("they are removed", composeLimit, func() (bool, string) { return len(w.allIDs()) == 1, w.names() })
 }
+
+// TestWasProject: a renamed stack keeps its compose project while it is as it was; its next change moves it to
+// the new project's names, in the folder it has.
+func TestWasProject(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stack := func(name, more string) string {
+		return "[[stack]]\nname = \"" + name + "\"\n" + more + "\n[stack.config]\nsettle = \"0s\"\nrun_directory = \"app\"\n"
+	}
+	w.write(map[string]string{"s.toml": stack("ID-old", ""),
+		"app/compose.yaml": "services:\n  a:\n    image: varan-e2e:1\n    command: sleep 2147483647\n    stop_signal: SIGKILL\n    volumes: [\"./data:/data\"]\n    network_mode: none\n"})
+	w.apply()
+	before := w.allIDs()
+	dir := w.containers(true)[w.id+"-old-a-1"].Labels["com.docker.compose.project.working_dir"]
+	w.put(dir, map[string]string{"data/precious": "data\n"})
+	w.write(map[string]string{"s.toml": stack("ID-new", `was = "ID-old"`)})
+	w.wantActions(map[string]plan.Action{"stack/ID-new": plan.Adopt})
+	w.apply()
+	w.sameIDs("renamed", before)
+	w.wantActions(nil)
+	w.replace("s.toml", `was = "ID-old"`, "") // the ledger knows
+	w.wantActions(nil)
+	w.replace("s.toml", "\n[stack.config]", "was = \"ID-old\"\n[stack.config]")
+	w.forget()
+	w.wantActions(nil)
+	w.replace("app/compose.yaml", "stop_signal", "environment: { A: b }\n    stop_signal")
+	w.wantActions(map[string]plan.Action{"stack/ID-new": plan.Recreate})
+	w.apply()
+	list := w.containers(true)
+	if len(list) != 1 {
+		t.Fatalf("containers %s", w.names())
+	}
+	for _, c := range list {
+		if c.Labels["com.docker.compose.project.working_dir"] != dir || w.inside(c.ID, "cat", "/data/precious") != "data\n" {
+			t.Errorf("works in %v, want %s", c.Labels, dir)
+		}
+	}
+	w.wantActions(nil)
+	w.replace("s.toml", `was = "ID-old"`, "")
+	w.wantActions(nil)
+}
