@@ -59,7 +59,22 @@ func (a *Agent) deployStack(ctx context.Context, op protocol.Op, rec *record, jo
 	if d.Laid, err = s.Lay(ctx, rec.Laid); err != nil {
 		return protocol.Outcome{}, back(err)
 	}
-	for _, step := range []func(context.Context) error{s.Before, s.Load, func(context.Context) error { return s.MissingBinds() }} {
+	again := func(ctx context.Context) error { // pre_deploy may have changed what is declared here
+		if !declaredHere(op.Payload) || stack.Script(op.Payload.Stack.PreDeploy) == "" {
+			return nil
+		}
+		h, p, err := a.declareOnHost(ctx, op, rec)
+		if err != nil {
+			return err
+		}
+		if h.Open.Blocked != "" {
+			return &container.Failure{Message: h.Open.Blocked, Hint: "put it right on the host, or in pre_deploy"}
+		}
+		*op.Payload, read = *p, h.Files
+		d.Entry.Units, d.Entry.Volumes, d.Entry.Binds = p.Units, p.Volumes, p.Binds
+		return nil
+	}
+	for _, step := range []func(context.Context) error{s.Before, again, s.Load, func(context.Context) error { return s.MissingBinds() }} {
 		if err := step(ctx); err != nil {
 			return protocol.Outcome{}, back(err)
 		}

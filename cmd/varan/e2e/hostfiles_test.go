@@ -348,3 +348,42 @@ file_contents = """
 	}
 	w.absent("canary", printed, w.root, w.data)
 }
+
+// TestFilesOnHostCommands: what pre_deploy changes on the host is what is deployed, once.
+func TestFilesOnHostCommands(t *testing.T) {
+	w := newWorld(t)
+	dir := filepath.Join(w.dir, "opt")
+	w.hostWrite(dir, map[string]string{"compose.yaml": hostCompose, "b.env": "B=old\n", "new.env": "B=new\n"})
+	w.write(map[string]string{"a.toml": `
+[[stack]]
+name = "ID"
+[stack.config]
+files_on_host = true
+run_directory = "` + dir + `"
+pre_deploy.command = "cp new.env b.env"
+post_deploy.command = "echo $COLOUR > after"
+environment = """
+COLOUR = red
+"""
+settle = "0s"
+`})
+	w.apply()
+	if env := w.env("b"); !slices.Contains(env, "B=new") {
+		t.Errorf("environment of b: %v", env)
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, "after")); err != nil || string(data) != "red\n" {
+		t.Errorf("post_deploy wrote %q, %v", data, err)
+	}
+	w.nothingToDo()
+	had := w.snapshot()
+	w.hostWrite(dir, map[string]string{"new.env": "B=newer\n", "compose.yaml": strings.Replace(hostCompose, "SENT: ${SENT}", "SENT: x", 1)})
+	w.apply()
+	if got := w.touched(had); !slices.Equal(got, []string{"~ID-a-1"}) {
+		t.Errorf("touched %v, want a: b's file was changed only by the run", got)
+	}
+	w.apply()
+	if env := w.env("b"); !slices.Contains(env, "B=newer") {
+		t.Errorf("environment of b: %v", env)
+	}
+	w.nothingToDo()
+}
