@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -36,7 +37,7 @@ func (r *run) do(ctx context.Context, j job) job {
 	}
 	op := protocol.Op{
 		Version: protocol.Version, Verb: j.verb, Resource: s.Resource, Server: s.Server,
-		Fleet: r.opts.Head.Fleet, Sync: r.opts.Head.Sync, Commit: r.opts.Head.Commit,
+		Fleet: r.opts.Head.Fleet, Sync: cmp.Or(s.Sync, r.opts.Head.Sync), Commit: cmp.Or(s.Commit, r.opts.Head.Commit),
 		Digest: s.Digest, Services: s.Services, Payload: trim(j.verb, j.payload),
 		ID: OpIDOf(r.opts.Head.Sync, s.Resource, s.Digest, j.verb, r.opts.Run),
 	}

@@ -41,6 +41,8 @@ type Rules struct {
 	Only []schema.ID
 	// Owed are resources whose restart after a change of what they come after an earlier run did not come to.
 	Owed map[schema.ID]bool
+	// Further maps each further sync that was read in this run to its own delete rule.
+	Further map[string]bool
 	// Elsewhere names the resources other syncs of the fleet declare: they are no orphans.
 	Elsewhere map[schema.ID]bool
 }

@@ -59,6 +59,9 @@ func (m *maker) ours(sync string) bool {
 	if sync == "" || sync == m.d.Sync {
 		return true
 	}
+	if _, read := m.d.Rules.Further[sync]; read {
+		return true
+	}
 	_, declared := m.index[schema.NewID(schema.KindResourceSync, sync)]
 	return m.d.Sync == "main" && !declared
 }
@@ -83,6 +86,22 @@ func (m *maker) adoptedContainers(h *host, e *Entry) []*Container {
 	return out
 }
 
+// deletes reports whether the sync that an orphan came from removes what it no longer declares. The root answers for
+// syncs that are gone.
+func (m *maker) deletes(n *node) bool {
+	sync := ""
+	switch {
+	case len(n.owned) > 0 && n.owned[0].Sync != "":
+		sync = n.owned[0].Sync
+	case n.entry != nil:
+		sync = n.entry.Sync
+	}
+	if del, ok := m.d.Rules.Further[sync]; ok {
+		return del
+	}
+	return m.d.Rules.Delete
+}
+
 func (m *maker) orphan(h *host, server string, id schema.ID) {
 	n := node{id: id, server: server, host: h, live: true, idle: true}
 	n.entry = h.entryOf(id, m.d.Fleet)
@@ -96,7 +115,7 @@ func (m *maker) orphan(h *host, server string, id schema.ID) {
 		n.become(Remove, Orphaned, "no file declares it; removal was asked for by name")
 	case m.renames[id] != "":
 		n.because(Orphaned, "no file declares it, and %s uses its names", m.renames[id])
-	case !m.d.Rules.Delete:
+	case !m.deletes(&n):
 		n.because(Orphaned, "no file declares it; delete = false leaves it running")
 		m.tellOrphan(&n, "delete is not true")
 	case n.entry == nil:

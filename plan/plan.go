@@ -57,6 +57,9 @@ type Step struct {
 	Changes  []Change      `json:"changes"`
 	Source   Source        `json:"source"`
 
+	// Sync and Commit are set where the resource comes from a further sync: they go on its labels.
+	Sync   string `json:"-"`
+	Commit string `json:"-"`
 	// Digest covers all units: what a failed gate holds. Not part of the JSON.
 	Digest Digest `json:"-"`
 	// Declared is what the step brings about; nil for removals.

@@ -194,7 +194,7 @@ type ResourceSyncConfig struct {
 	Source
 	WebhookEnabled    bool     `key:"webhook_enabled" default:"true" json:"webhook_enabled,omitempty" doc:"Whether webhooks may trigger it."`
 	WebhookSecret     string   `key:"webhook_secret" json:"-" doc:"Overrides the webhook secret."`
-	FilesOnHost       bool     `key:"files_on_host" json:"files_on_host,omitempty" doc:"The files lie on the daemon's host."`
+	FilesOnHost       bool     `key:"files_on_host" json:"files_on_host,omitempty" doc:"Accepted and not read: the daemon opens no files of its own host."`
 	ResourcePath      []string `key:"resource_path" word:"strlist" json:"resource_path,omitempty" doc:"Files and folders to read, relative to the repository's root."`
 	Managed           bool     `key:"managed" json:"managed,omitempty" doc:"Accepted; it never implies delete here, and nothing is written back."`
 	IncludeResources  bool     `key:"include_resources" default:"true" json:"include_resources,omitempty" doc:"Take the resources it declares."`
@@ -204,8 +204,8 @@ type ResourceSyncConfig struct {
 	PendingAlert      bool     `key:"pending_alert" default:"true" json:"pending_alert,omitempty" doc:"Alert when changes wait to be applied."`
 	FileContents      string   `key:"file_contents" word:"text" json:"file_contents,omitempty" doc:"Resources, inline."`
 
-	Apply        string   `key:"apply" own:"true" default:"\"auto\"" enum:"auto manual" json:"apply,omitempty" doc:"Whether a merge is applied at once or waits for an approval."`
-	Poll         Duration `key:"poll" own:"true" default:"\"1m\"" json:"poll,omitempty" doc:"How often to ask for new commits."`
+	Apply        string   `key:"apply" own:"true" default:"\"auto\"" enum:"auto manual" json:"apply,omitempty" doc:"Whether a merge is applied at once or waits for an approval. A further repository follows the config repository's."`
+	Poll         Duration `key:"poll" own:"true" default:"\"1m\"" json:"poll,omitempty" doc:"How often to ask for new commits. A further repository is asked whenever the config repository is."`
 	Drift        string   `key:"drift" own:"true" enum:"correct report" json:"drift,omitempty" doc:"Whether drift is put right or only shown; left out: correct, under compat report."`
 	Delete       bool     `key:"delete" json:"delete,omitempty" doc:"Remove what is no longer declared."`
 	MaxRemovals  int      `key:"max_removals" own:"true" range:"0 2147483647" json:"max_removals,omitempty" doc:"More removals in one run than this ask first; 0 means a quarter, at least one, never everything."`
@@ -213,9 +213,9 @@ type ResourceSyncConfig struct {
 	OnSurprise   string   `key:"on_surprise" own:"true" default:"\"ask\"" enum:"ask apply" json:"on_surprise,omitempty" doc:"What to do about a removal, data-loss or privilege warning the preview did not show."`
 	PreviewForks string   `key:"preview_forks" own:"true" default:"\"collaborators\"" enum:"off collaborators all" json:"preview_forks,omitempty" doc:"Whose pull requests from forks are planned."`
 	Approvers    []string `key:"approvers" own:"true" word:"strlist" json:"approvers,omitempty" doc:"Who may approve, among those the forge lets write; none: all of them."`
-	Kinds        []string `key:"kinds" own:"true" word:"strlist" json:"kinds,omitempty" doc:"Patterns of the kinds it may declare beyond stacks, deployments, repos, builds and procedures."`
-	Servers      []string `key:"servers" own:"true" word:"strlist" json:"servers,omitempty" doc:"Patterns of the servers it may use; none means all."`
-	Secrets      []string `key:"secrets" own:"true" word:"strlist" json:"secrets,omitempty" doc:"Patterns of the secrets and variables it may use."`
+	Kinds        []string `key:"kinds" own:"true" word:"strlist" json:"kinds,omitempty" doc:"Patterns of the kinds it may declare beyond stacks, deployments, repos, builds and procedures; \"variable\" for variables."`
+	Servers      []string `key:"servers" own:"true" word:"strlist" json:"servers,omitempty" doc:"Patterns of the servers its stacks and deployments may stand on; none means all."`
+	Secrets      []string `key:"secrets" own:"true" word:"strlist" json:"secrets,omitempty" doc:"Patterns of the secrets it may use; none means no secret."`
 }
 
 // AlerterConfig is the [alerter.config] table: where alerts go.

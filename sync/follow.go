@@ -407,9 +407,15 @@ func (f *follower) contested(ctx context.Context, j job, p *plan.Plan, res *appl
 	}
 }
 
-// asked reports whether a step is owed to a new value on a host, which is a declaration, and not to drift alone.
+// asked reports whether a step is owed to a declaration, in Git or on a host, and not to drift alone.
 func asked(s *plan.Step) bool {
-	return s != nil && slices.ContainsFunc(s.Causes, func(c plan.Cause) bool { return c.Kind == plan.HostFileChanged || c.Kind == plan.SecretChanged })
+	return s != nil && slices.ContainsFunc(s.Causes, func(c plan.Cause) bool {
+		switch c.Kind {
+		case plan.HostFileChanged, plan.SecretChanged, plan.SpecChanged, plan.FileChanged, plan.ImageChanged, plan.EnsureChanged, plan.CameAfter:
+			return true
+		}
+		return false
+	})
 }
 
 // secretsChanged reports whether two settings hold other secrets.

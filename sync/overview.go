@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -31,6 +32,9 @@ func (d *Daemon) Status() Status {
 		sync.State = "running"
 	}
 	st.Syncs = append(st.Syncs, sync)
+	if s.lastRead != nil {
+		st.Syncs = append(st.Syncs, s.lastRead.childStatus()...)
+	}
 	st.Ready = s.last != nil
 	switch sync.State {
 	case "unreachable", "broken", "failed", "asking", "waiting":
@@ -60,7 +64,7 @@ func (d *Daemon) Status() Status {
 }
 
 func resourceStatus(s *syncer, step *plan.Step) ResourceStatus {
-	rs := ResourceStatus{Resource: step.Resource, Sync: s.name, Server: step.Server, Action: step.Action, Source: step.Source}
+	rs := ResourceStatus{Resource: step.Resource, Sync: cmp.Or(step.Sync, s.name), Server: step.Server, Action: step.Action, Source: step.Source}
 	if len(step.Causes) > 0 {
 		rs.Cause = strings.TrimSpace(string(step.Causes[0].Kind) + " " + step.Causes[0].Detail)
 	}

@@ -29,6 +29,9 @@ type reading struct {
 	desired  *plan.Desired
 	// others are the repositories read beside this one, with the commits seen.
 	others map[string]string
+	// children are the further syncs, and origin says which resource comes from which; absent: the root's own.
+	children []*child
+	origin   map[schema.ID]*child
 }
 
 // files is the tree a stack's files are read from, and the repository's name for labels.
@@ -59,12 +62,13 @@ type reader struct {
 	src     source
 	scope   scope
 
-	cache *schema.Cache
-	seen  map[fileKey]bool // files the cache holds
-	kept  map[schema.ID]*keptDeclaration
-	known map[string]bool // what the kept declarations were made with
-	plain map[string]string
-	snaps map[string]*gitrepo.Snapshot // other repositories as last fetched, by address, account, branch and commit
+	cache        *schema.Cache
+	seen         map[fileKey]bool // files the cache holds
+	kept         map[schema.ID]*keptDeclaration
+	known        map[string]bool // what the kept declarations were made with
+	plain        map[string]string
+	goodChildren map[string]*goodChild
+	snaps        map[string]*gitrepo.Snapshot // other repositories as last fetched, by address, account, branch and commit
 }
 
 // A keptDeclaration is a stack or deployment as declared last time, with what that depends on.
@@ -79,7 +83,7 @@ type keptDeclaration struct {
 
 func newReader(name string, opts *Options, m *mirrors, src source, sc scope) *reader {
 	return &reader{name: name, opts: opts, mirrors: m, src: src, scope: sc, cache: schema.NewCache(),
-		kept: make(map[schema.ID]*keptDeclaration), snaps: make(map[string]*gitrepo.Snapshot)}
+		kept: make(map[schema.ID]*keptDeclaration), snaps: make(map[string]*gitrepo.Snapshot), goodChildren: make(map[string]*goodChild)}
 }
 
 // read parses a view and reads the files that it names. What authors got wrong is in the reading's
@@ -102,11 +106,8 @@ func (rd *reader) read(ctx context.Context, v view, set *Settings) (*reading, er
 	if extra := rd.scope.own(config, rd.src.address(), v.branch); len(extra) > 0 {
 		return rd.widen(ctx, v, set, extra)
 	}
-	for _, res := range config.Resources {
-		if further(config, res, rd.src.address(), v.branch) {
-			r.diags = append(r.diags, schema.Diagnostic{Severity: schema.SeverityWarning, Pos: res.Pos, Unhandled: true,
-				Message: fmt.Sprintf("%s: another repository is not followed by this version, and while it is declared nothing counts as orphaned", res.ID)})
-		}
+	if !r.diags.HasErrors() {
+		rd.further(ctx, r, list, set)
 	}
 	r.diags = r.diags.Sorted()
 	r.values = newValues(r.config.Variables, set.Secrets)
@@ -143,7 +144,7 @@ func (rd *reader) declare(ctx context.Context, r *reading) {
 func (rd *reader) declareOne(ctx context.Context, r *reading, res *schema.Resource) *keptDeclaration {
 	old := rd.kept[res.ID]
 	if res.Deployment() != nil {
-		r.trees[res.ID] = files{repo: rd.src.address().String()}
+		r.trees[res.ID] = files{repo: rd.at(r, res).String()}
 		if old != nil && old.config == res.Config {
 			return old
 		}
@@ -200,6 +201,10 @@ func (k *keptDeclaration) fresh(t tree) bool {
 func (rd *reader) filesOf(ctx context.Context, r *reading, res *schema.Resource) files {
 	c := res.Stack()
 	own := files{tree: r.tree, repo: rd.src.address().String()}
+	c0 := r.origin[res.ID]
+	if c0 != nil {
+		own = files{tree: c0.snap, repo: c0.addr.String()}
+	}
 	switch {
 	case compose.Inline(c):
 		return files{repo: own.repo}
@@ -224,7 +229,7 @@ func (rd *reader) filesOf(ctx context.Context, r *reading, res *schema.Resource)
 	if err != nil {
 		return files{why: err.Error()}
 	}
-	if rd.isOwn(addr, from, r.branch) {
+	if c0 == nil && rd.isOwn(addr, from, r.branch) || c0 != nil && from.Commit == "" && c0.addr.Same(addr) && c0.branch == from.Branch {
 		return own
 	}
 	snap, err := rd.fetchOther(ctx, addr, from)
@@ -233,6 +238,14 @@ func (rd *reader) filesOf(ctx context.Context, r *reading, res *schema.Resource)
 	}
 	r.others[addr.String()+" "+from.Branch] = snap.Commit
 	return files{tree: snap, repo: addr.String()}
+}
+
+// at is the repository that declares a resource.
+func (rd *reader) at(r *reading, res *schema.Resource) gitrepo.Address {
+	if c := r.origin[res.ID]; c != nil {
+		return c.addr
+	}
+	return rd.src.address()
 }
 
 // isOwn reports whether a source is the sync's repository and branch.

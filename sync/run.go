@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/varanhq/varan/agent/protocol"
@@ -34,6 +35,9 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		s.say(ctx, Report{Stage: StageBroken, Commit: v.commit, Trigger: j.trigger, Diagnostics: r.diags})
 		return s.brokenPlan(r), nil, nil
 	}
+	if j.trigger == triggerDrift && s.good != nil && !maps.Equal(r.others, s.good.others) {
+		j.trigger = triggerCommit // of another repository
+	}
 	if j.trigger == triggerCommit && s.settled(r) { // nothing of ours was touched
 		return s.carryOn(ctx, r, j)
 	}
@@ -62,6 +66,11 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 // make decides, and puts what the TOML files' authors should read beside what the plan says.
 func (s *syncer) make(r *reading, state *plan.State, j job) *plan.Plan {
 	p := plan.Make(s.desire(r, j), state, s.prev())
+	for i := range p.Steps {
+		if c := r.origin[p.Steps[i].Resource]; c != nil {
+			p.Steps[i].Sync, p.Steps[i].Commit = c.name, c.snap.Commit
+		}
+	}
 	p.Diagnostics = append(r.diags[:len(r.diags):len(r.diags)], p.Diagnostics...).Sorted()
 	return p
 }
@@ -73,7 +82,7 @@ func (s *syncer) desire(r *reading, j job) *plan.Desired {
 	d.Rules = j.rules
 	d.Rules.Delete = own.Delete || j.rules.Delete
 	d.Rules.MaxRemovals, d.Rules.ReportDrift = own.MaxRemovals, own.ReportDrift && j.trigger != triggerCommand
-	d.Rules.Complete, d.Rules.Elsewhere = s.others(r)
+	d.Rules.Complete, d.Rules.Further = r.childRules()
 	d.Rules.Owed = s.owed
 	return &d
 }

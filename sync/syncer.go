@@ -173,16 +173,6 @@ func (s *syncer) prev() *schema.Config {
 	return s.good.config
 }
 
-// others tells whether every sync of the fleet was read, and what they declare.
-func (s *syncer) others(r *reading) (complete bool, elsewhere map[schema.ID]bool) {
-	for _, res := range r.config.Resources {
-		if further(r.config, res, s.src.address(), r.branch) {
-			return false, nil // another repository declares things this version does not read
-		}
-	}
-	return true, nil
-}
-
 // heldBack says why a commit waits for an approval though its plan asks nothing.
 func (s *syncer) heldBack(commit string) string {
 	s.mu.Lock()
