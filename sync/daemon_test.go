@@ -82,18 +82,23 @@ func TestBrokenCommitKeepsTheGoodOne(t *testing.T) {
 	w.rep.applied(mended)
 }
 
-func TestBrokenComposeFileKeepsThatResource(t *testing.T) {
+func TestBrokenComposeFileIsABrokenCommit(t *testing.T) {
 	w := follow(t)
 	first := w.git.Push(map[string]string{"a.toml": deployment("a", "1") + stack("s"), "s/compose.yaml": composeFile})
 	w.start()
 	w.rep.applied(first)
-	second := w.git.Push(map[string]string{"a.toml": deployment("a", "2") + stack("s"), "s/compose.yaml": "services: [\n"})
-	r := w.rep.applied(second)
-	if w.host.payloads["deployment/a"].Deployment.Environment[0].Value != "2" {
-		t.Error("the other resource was not applied")
+	w.git.Push(map[string]string{"a.toml": deployment("a", "2") + stack("s"), "s/compose.yaml": "services: [\n"})
+	r := w.rep.next()
+	if r.Stage != StageBroken || !strings.Contains(r.Diagnostics.Errors()[0].File, "compose.yaml") {
+		t.Fatalf("got %s %+v", r.Stage, r.Diagnostics)
 	}
-	if got := r.Plan.Step("stack/s").Action; got.Changes() || !r.Plan.HasErrors() || !strings.Contains(r.Plan.Diagnostics[0].File, "compose.yaml") {
-		t.Errorf("%s, %+v", got, r.Plan.Diagnostics)
+	if w.host.payloads["deployment/a"].Deployment.Environment[0].Value != "1" {
+		t.Error("a commit with a broken compose file was applied in part")
+	}
+	third := w.git.Push(map[string]string{"s/compose.yaml": composeFile})
+	w.rep.applied(third)
+	if w.host.payloads["deployment/a"].Deployment.Environment[0].Value != "2" {
+		t.Error("the mended commit was not applied")
 	}
 }
 

@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -357,6 +358,9 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 				s.Retry = time.Now().Add(f.shorten(res.Retry)).UTC()
 			}
 		}
+		if p.HasErrors() { // some steps are blocked by what their authors must see to
+			s.State, s.Error = "failed", firstError(p)
+		}
 		if res.OK() {
 			f.back = ""
 		}
@@ -371,6 +375,26 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 	if f.stored != nil {
 		f.stored(*s)
 	}
+}
+
+// firstError is a plan's first error, with how many more there are.
+func firstError(p *plan.Plan) string {
+	text, n := "", 0
+	for _, d := range p.Diagnostics {
+		if d.Severity != schema.SeverityError {
+			continue
+		}
+		if n++; n == 1 {
+			text = d.Message
+			if at := place(d.Pos); at != "" {
+				text = at + ": " + text
+			}
+		}
+	}
+	if n > 1 {
+		text += fmt.Sprintf(" (and %d more)", n-1)
+	}
+	return text
 }
 
 // shorten applies the test's knobs to apply's backoff.

@@ -112,7 +112,28 @@ func (rd *reader) read(ctx context.Context, v view, set *Settings) (*reading, er
 	r.diags = r.diags.Sorted()
 	r.values = newValues(r.config.Variables, set.Secrets)
 	rd.declare(ctx, r)
+	if mistakes := r.mistakes(); len(mistakes) > 0 {
+		r.diags = append(r.diags, mistakes...).Sorted()
+	}
 	return r, nil
+}
+
+// mistakes are the errors in files of this very commit that its stacks and deployments name: as a broken TOML file
+// does, they keep the commit from being applied. Those of other repositories block only who takes files from there.
+func (r *reading) mistakes() schema.Diagnostics {
+	var out schema.Diagnostics
+	for _, res := range r.config.Resources {
+		d := r.declared[res.ID]
+		if f := r.trees[res.ID]; d == nil || r.origin[res.ID] != nil || f.tree != nil && f.tree != r.tree {
+			continue
+		}
+		for _, diag := range d.Diagnostics {
+			if diag.Severity == schema.SeverityError {
+				out = append(out, diag)
+			}
+		}
+	}
+	return out
 }
 
 // widen reads again with further paths: those a [[resource_sync]] on this very repository names.

@@ -225,7 +225,7 @@ func (s *syncer) applied(r *reading, p *plan.Plan, res *apply.Result, j job) {
 			s.kept, s.pending = nil, nil
 		}
 		st.Good = r.commit
-		if res.OK() {
+		if res.OK() && !p.HasErrors() {
 			st.Applied = r.commit
 		}
 	})
