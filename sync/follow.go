@@ -353,9 +353,11 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 		s.State, s.Error = "ok", ""
 		if !res.OK() && res.Status != apply.StatusSuperseded && res.Status != apply.StatusCancelled {
 			s.State = "failed"
-			if res.Retry > 0 {
-				s.State = "retrying"
-				s.Retry = time.Now().Add(f.shorten(res.Retry)).UTC()
+		}
+		for _, w := range f.waits {
+			s.State = "retrying"
+			if s.Retry.IsZero() || w.until.Before(s.Retry) {
+				s.Retry = w.until.UTC()
 			}
 		}
 		if p.HasErrors() { // some steps are blocked by what their authors must see to
@@ -398,9 +400,9 @@ func firstError(p *plan.Plan) string {
 }
 
 // shorten applies the test's knobs to apply's backoff.
-func (f *follower) shorten(d time.Duration) time.Duration {
-	if f.opts.Timing.RetryMin > 0 {
-		d = min(d, f.opts.Timing.RetryMin)
+func (s *syncer) shorten(d time.Duration) time.Duration {
+	if s.opts.Timing.RetryMin > 0 {
+		d = min(d, s.opts.Timing.RetryMin)
 	}
 	return d
 }

@@ -64,12 +64,18 @@ func (rd *reader) further(ctx context.Context, r *reading, own []schema.File, se
 				continue
 			}
 			c.snap, c.files = candidate.snap, candidate.files
-			taken, r.config = all, pick(config, res, c)
+			taken, r.config = all, config
 			r.diags = append(diags, r.diags[base:]...)
 			base = len(diags)
 			break
 		}
 		rd.remember(r, c, res)
+	}
+	root := r.config
+	for _, c := range r.children {
+		if c.snap != nil {
+			r.config = pick(r.config, root.Get(schema.NewID(schema.KindResourceSync, c.name)), c)
+		}
 	}
 	for _, res := range r.config.Resources {
 		if c := r.childOf(res); c != nil {
@@ -235,18 +241,7 @@ func pick(config *schema.Config, res *schema.Resource, c *child) *schema.Config 
 		return config
 	}
 	return config.Subset(func(r *schema.Resource) bool {
-		if !strings.HasPrefix(r.Pos.File, c.prefix()) {
-			return true
-		}
-		if !conf.IncludeResources {
-			return false
-		}
-		for _, tag := range conf.MatchTags {
-			if !slices.Contains(r.Tags, tag) {
-				return false
-			}
-		}
-		return true
+		return !strings.HasPrefix(r.Pos.File, c.prefix()) || takes(conf, r)
 	})
 }
 

@@ -89,7 +89,13 @@ func newReader(name string, opts *Options, m *mirrors, src source, sc scope) *re
 // read parses a view and reads the files that it names. What authors got wrong is in the reading's
 // diagnostics; an error means that the repository could not be read.
 func (rd *reader) read(ctx context.Context, v view, set *Settings) (*reading, error) {
-	list, diags, err := configFiles(v.tree, rd.scope.paths, rd.seen)
+	return rd.readPaths(ctx, v, set, rd.scope.paths)
+}
+
+// readPaths reads what is below paths, and, once more, what a [[resource_sync]] found there on this very repository
+// adds to them.
+func (rd *reader) readPaths(ctx context.Context, v view, set *Settings, paths []string) (*reading, error) {
+	list, diags, err := configFiles(v.tree, paths, rd.seen)
 	if err != nil {
 		return nil, err
 	}
@@ -103,9 +109,10 @@ func (rd *reader) read(ctx context.Context, v view, set *Settings) (*reading, er
 	if len(list) == 0 && !r.diags.HasErrors() {
 		r.diags = append(r.diags, schema.Diagnostic{Severity: schema.SeverityWarning, Message: "no TOML file is below the paths to read"})
 	}
-	if extra := rd.scope.own(config, rd.src.address(), v.branch); len(extra) > 0 {
-		return rd.widen(ctx, v, set, extra)
+	if extra := ownPaths(paths, config, rd.src.address(), v.branch); len(extra) > 0 {
+		return rd.readPaths(ctx, v, set, append(slices.Clone(paths), extra...))
 	}
+	r.config = rd.scope.part(r.config, rd.src.address(), v.branch)
 	if !r.diags.HasErrors() {
 		rd.further(ctx, r, list, set)
 	}
@@ -134,12 +141,6 @@ func (r *reading) mistakes() schema.Diagnostics {
 		}
 	}
 	return out
-}
-
-// widen reads again with further paths: those a [[resource_sync]] on this very repository names.
-func (rd *reader) widen(ctx context.Context, v view, set *Settings, extra []string) (*reading, error) {
-	rd.scope.paths = append(slices.Clone(rd.scope.paths), extra...)
-	return rd.read(ctx, v, set)
 }
 
 // declare reads what each stack and deployment declares, but for those whose files are as they were.

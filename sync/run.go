@@ -41,8 +41,8 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	if j.trigger == triggerCommit && s.settled(r) { // nothing of ours was touched
 		return s.carryOn(ctx, r, j)
 	}
-	state := s.observe(ctx, r, s.servers(r)) // an unreachable server is a fact in it, not an error
-	p := s.make(r, state, j)                 // pure: no clock, no I/O
+	state := s.hold(s.observe(ctx, r, s.servers(r)), j) // an unreachable server is a fact in it, not an error
+	p := s.make(r, state, j)                            // pure: no clock, no I/O
 	s.planned(r, p, state, j)
 	if why := s.asks(p, j); why != nil {
 		if news := s.setBack(v, "asking", "", p.Digest); !news || j.trigger == triggerCommand {

@@ -14,9 +14,30 @@ type scope struct {
 	paths []string
 }
 
-// own lists the paths that [[resource_sync]] tables on this very repository and branch add and that are not
+// part leaves out what a [[resource_sync]] on this very repository brings in by its resource_path and does not take by
+// its match_tags or include_resources. What the root's own paths cover is the root's.
+func (s scope) part(config *schema.Config, at gitrepo.Address, branch string) *schema.Config {
+	for _, r := range config.Resources {
+		c, ok := r.Config.(*schema.ResourceSyncConfig)
+		if !ok || r.Template || len(c.MatchTags) == 0 && c.IncludeResources || !namesSelf(config, c, at, branch) {
+			continue
+		}
+		config = config.Subset(func(r *schema.Resource) bool {
+			mine := len(c.ResourcePath) > 0 && covers(c.ResourcePath, r.Pos.File) && !covers(s.paths, r.Pos.File)
+			return !mine || takes(c, r)
+		})
+	}
+	return config
+}
+
+// takes reports whether a sync takes a resource of its files.
+func takes(c *schema.ResourceSyncConfig, r *schema.Resource) bool {
+	return c.IncludeResources && !slices.ContainsFunc(c.MatchTags, func(tag string) bool { return !slices.Contains(r.Tags, tag) })
+}
+
+// ownPaths lists the paths that [[resource_sync]] tables on this very repository and branch add and that are not
 // read yet.
-func (s scope) own(config *schema.Config, at gitrepo.Address, branch string) []string {
+func ownPaths(have []string, config *schema.Config, at gitrepo.Address, branch string) []string {
 	var extra []string
 	for _, r := range config.Resources {
 		c, ok := r.Config.(*schema.ResourceSyncConfig)
@@ -24,7 +45,7 @@ func (s scope) own(config *schema.Config, at gitrepo.Address, branch string) []s
 			continue
 		}
 		for _, p := range c.ResourcePath {
-			if p = cleanPath(p); !covers(s.paths, p) && !covers(extra, p) {
+			if p = cleanPath(p); !covers(have, p) && !slices.Contains(extra, p) {
 				extra = append(extra, p)
 			}
 		}

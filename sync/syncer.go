@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	gosync "sync"
 	"time"
 
@@ -46,6 +47,7 @@ type syncer struct {
 	asked    []plan.Query
 	askedFor *reading
 	failures map[schema.ID]int
+	waits    map[schema.ID]wait // failures that stopped nothing, until they are tried again
 	owed     map[schema.ID]bool
 	good     *reading // newest that could be read and was let through: drift is checked against it
 	quiet    bool     // good was planned and nothing is left to do, nor has any server changed since
@@ -64,6 +66,34 @@ type syncer struct {
 	back     string // why the tip waits for an approval though its plan asks nothing
 	pending  *pendingApproval
 	stir     uint64 // counts signs of change, so that a run knows whether more came while it went
+}
+
+// A wait keeps a declaration that failed with nothing stopped from being tried again at every sign of life of the
+// host: the failed try itself is one.
+type wait struct {
+	digest plan.Digest
+	until  time.Time
+}
+
+// hold puts what is not to be tried again yet on hold in what was observed. A retry and a person's command try it.
+func (s *syncer) hold(state *plan.State, j job) *plan.State {
+	if len(s.waits) == 0 || j.trigger == triggerRetry || j.trigger == triggerCommand {
+		return state
+	}
+	out := &plan.State{Servers: maps.Clone(state.Servers)}
+	for name, server := range out.Servers {
+		held := *server
+		held.Holds = slices.Clip(held.Holds)
+		for _, id := range slices.Sorted(maps.Keys(s.waits)) {
+			w := s.waits[id]
+			if time.Now().Before(w.until) {
+				held.Holds = append(held.Holds, plan.Hold{Resource: id, Kind: plan.HoldFailed, Digest: w.digest,
+					Reason: "it failed and nothing was stopped; it is tried again at " + w.until.UTC().Format("15:04:05") + " UTC"})
+			}
+		}
+		out.Servers[name] = &held
+	}
+	return out
 }
 
 // A pendingApproval is a plan that waits to be approved, with the commit it was made for.
@@ -209,14 +239,29 @@ func (s *syncer) applied(r *reading, p *plan.Plan, res *apply.Result, j job) {
 	if failures == nil {
 		failures = make(map[schema.ID]int)
 	}
+	waits := maps.Clone(s.waits)
+	if waits == nil {
+		waits = make(map[schema.ID]wait)
+	}
 	for _, st := range res.Steps {
+		step := p.Step(st.Resource)
+		if _, waiting := waits[st.Resource]; waiting && step != nil && step.Action == plan.Held {
+			continue
+		}
 		delete(failures, st.Resource)
-		if st.Failures > 0 {
+		delete(waits, st.Resource)
+		if st.Failures > 0 && step != nil {
 			failures[st.Resource] = st.Failures
+			waits[st.Resource] = wait{digest: step.Digest, until: time.Now().Add(s.shorten(st.Retry))}
 		}
 	}
-	s.failures = failures
-	s.quiet = res.OK() && !needsRun(p) && len(j.rules.Only) == 0
+	for id := range waits {
+		if p.Step(id) == nil && len(j.rules.Only) == 0 {
+			delete(waits, id) // declared no longer
+		}
+	}
+	s.failures, s.waits = failures, waits
+	s.quiet = res.OK() && !needsRun(p) && len(j.rules.Only) == 0 && len(waits) == 0
 	s.note(func(st *SyncStatus) {
 		if len(j.rules.Only) > 0 {
 			return
@@ -225,7 +270,7 @@ func (s *syncer) applied(r *reading, p *plan.Plan, res *apply.Result, j job) {
 			s.kept, s.pending = nil, nil
 		}
 		st.Good = r.commit
-		if res.OK() && !p.HasErrors() {
+		if res.OK() && !p.HasErrors() && len(waits) == 0 {
 			st.Applied = r.commit
 		}
 	})

@@ -146,7 +146,6 @@ type layout struct {
 	// folder is the project's folder on the host.
 	folder func(w *world) string
 	args   func(w *world) []string // of docker compose, before "up -d"
-	host   map[string]string       // what else lies in the folder
 	repo   func(file string) map[string]string
 	change func(w *world) // changes the service web in the repository
 }

@@ -27,6 +27,7 @@ func (w *world) dockerRun(args ...string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	//lint:ignore SA1019 docker's own run command; go.mod pins the version that has it
 	cmd := dockerrun.NewRunCommand(cli)
 	cmd.SilenceUsage = true
 	cmd.SetOut(io.Discard)
