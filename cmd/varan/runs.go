@@ -56,7 +56,7 @@ func (c *runsCommand) Run(ctx context.Context) error {
 		}
 		c.sh.print(runsTable([]sync.RunInfo{r.RunInfo}, time.Now(), t))
 		for _, s := range r.Steps {
-			c.sh.print(fmt.Sprintf("\n%s  %s %s in %s\n", report.Escape(string(s.Resource)), report.Escape(s.Action), report.Escape(s.Status), report.Millis(s.Millis)))
+			c.sh.print(fmt.Sprintf("\n%s  %s %s in %s\n", report.Escape(string(s.Resource)), report.Escape(s.Action), report.Escape(strings.ReplaceAll(s.Status, "_", " ")), report.Millis(s.Millis)))
 			for _, l := range []string{s.Error, s.Hint, s.Tail} {
 				if l != "" {
 					c.sh.print(report.Lines(l, "  "))
