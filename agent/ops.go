@@ -446,6 +446,9 @@ func (a *Agent) settle(rec *record, res container.Result) (protocol.Outcome, err
 	failedHold := func(h plan.Hold) bool { return h.Kind == plan.HoldFailed }
 	if f := res.Failure; f != nil {
 		out.Status, out.Error, out.Hint, out.Tail = protocol.Failed, f.Message, f.Hint, f.Tail
+		if rec.Resource.Kind() == schema.KindStack && f.Service != "" && !strings.Contains(f.Message, f.Service) {
+			out.Error = "service " + f.Service + ": " + f.Message
+		}
 		switch {
 		case res.RolledBack:
 			out.Status = protocol.RolledBack

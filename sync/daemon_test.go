@@ -80,6 +80,9 @@ func TestBrokenCommitKeepsTheGoodOne(t *testing.T) {
 	}
 	mended := w.git.Push(map[string]string{"a.toml": deployment("a", "2"), "b.toml": "", "c.toml": ""})
 	w.rep.applied(mended)
+	w.until("well again", func(s Status) bool {
+		return s.Syncs[0].State == "ok" && s.Problem == "" && !schema.Diagnostics(s.Syncs[0].Diagnostics).HasErrors()
+	})
 }
 
 func TestBrokenComposeFileIsABrokenCommit(t *testing.T) {

@@ -302,7 +302,7 @@ func (f *follower) once(ctx context.Context, c *current, cancel context.CancelCa
 			if f.good == nil {
 				return
 			}
-			v = f.good.view
+			v, j.aside = f.good.view, true
 		}
 	}
 	tell := j.events
@@ -342,7 +342,7 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 			f.log.ErrorContext(ctx, "run not made", "trigger", j.trigger, "err", err)
 		}
 	case res == nil: // broken
-		s.Diagnostics = p.Diagnostics
+		s.Asks, s.Digest, s.Diagnostics = nil, "", p.Diagnostics
 	case res.Status == apply.StatusAsks:
 		s.Asks, s.Digest = res.Asks, p.Digest
 	default:

@@ -99,7 +99,8 @@ func runOf(r *apply.Record) *Run {
 			msg = st.Why
 		}
 		out.Steps = append(out.Steps, RunStep{Resource: st.Resource, Server: st.Server, Action: string(st.Action),
-			Status: string(st.Status), Error: msg, Hint: st.Hint, Tail: st.Tail, Millis: st.PrepareMillis + st.Millis})
+			Status: string(st.Status), Error: msg, Hint: st.Hint, Tail: st.Tail, Millis: st.PrepareMillis + st.Millis,
+			Held: st.Held, Retry: st.Retry})
 	}
 	return out
 }

@@ -135,7 +135,8 @@ func (r *reading) mistakes() schema.Diagnostics {
 			continue
 		}
 		for _, diag := range d.Diagnostics {
-			if diag.Severity == schema.SeverityError {
+			said := slices.ContainsFunc(r.diags, func(o schema.Diagnostic) bool { return o.Severity == diag.Severity && o.Pos == diag.Pos })
+			if diag.Severity == schema.SeverityError && !said { // schema said it in its own words
 				out = append(out, diag)
 			}
 		}

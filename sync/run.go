@@ -20,6 +20,7 @@ type job struct {
 	approved string     // the digest whose asks are answered
 	events   func(apply.Event)
 	ended    func(*plan.Plan, *apply.Result, error) // told once; may be nil
+	aside    bool                                   // of the good view, while a newer one is not let through
 }
 
 // run takes one commit of the config repository from bytes to containers, and says how it went.

@@ -95,6 +95,9 @@ type RunStep struct {
 	Hint     string    `json:"hint,omitempty"`
 	Tail     string    `json:"tail,omitempty"` // what was printed last: not for a forge
 	Millis   int64     `json:"millis"`
+	// Held: the version that failed is not tried again by itself. Retry: it is, so long after it failed.
+	Held  plan.Digest   `json:"held,omitempty"`
+	Retry time.Duration `json:"retry,omitempty"`
 }
 
 // HoldRequest is `varan hold`; Resource "" holds the whole Server.

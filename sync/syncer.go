@@ -184,15 +184,35 @@ func (s *syncer) carryOn(ctx context.Context, r *reading, j job) (*plan.Plan, *a
 	p := *s.last
 	s.mu.Unlock()
 	p.Commit = r.commit
+	p.Diagnostics = carriedOn(p.Diagnostics, s.good.diags, r.diags)
 	s.good = r
 	result := idle(&p, s.head(r.commit, j))
 	s.mu.Lock()
 	s.last, s.lastRead = &p, r
 	s.kept, s.pending = nil, nil
-	s.status.Good, s.status.Applied, s.status.Diagnostics = r.commit, r.commit, r.diags
+	s.status.Good, s.status.Applied = r.commit, r.commit
 	s.mu.Unlock()
 	s.say(ctx, Report{Stage: StageApplied, Commit: r.commit, Trigger: j.trigger, Plan: &p, Result: result, Diagnostics: r.diags})
 	return &p, result, nil
+}
+
+// carriedOn puts what a new reading says in the place of what the old one said; what the plan said beside it stays.
+func carriedOn(said, old, fresh schema.Diagnostics) schema.Diagnostics {
+	type key struct {
+		pos     schema.Pos
+		message string
+	}
+	gone := make(map[key]bool, len(old))
+	for _, d := range old {
+		gone[key{d.Pos, d.Message}] = true
+	}
+	out := slices.Clone(fresh)
+	for _, d := range said {
+		if !gone[key{d.Pos, d.Message}] {
+			out = append(out, d)
+		}
+	}
+	return out.Sorted()
 }
 
 // prev is the Config applied before.
@@ -266,7 +286,7 @@ func (s *syncer) applied(r *reading, p *plan.Plan, res *apply.Result, j job) {
 		if len(j.rules.Only) > 0 {
 			return
 		}
-		if s.kept != nil && s.kept.view == r.view {
+		if !j.aside { // what was not let through before has a successor
 			s.kept, s.pending = nil, nil
 		}
 		st.Good = r.commit

@@ -57,7 +57,14 @@ func (c *runsCommand) Run(ctx context.Context) error {
 		c.sh.print(runsTable([]sync.RunInfo{r.RunInfo}, time.Now(), t))
 		for _, s := range r.Steps {
 			c.sh.print(fmt.Sprintf("\n%s  %s %s in %s\n", report.Escape(string(s.Resource)), report.Escape(s.Action), report.Escape(strings.ReplaceAll(s.Status, "_", " ")), report.Millis(s.Millis)))
-			for _, l := range []string{s.Error, s.Hint, s.Tail} {
+			next := ""
+			switch {
+			case s.Held != "":
+				next = "this version is held until it changes, or varan apply --retry"
+			case s.Retry > 0:
+				next = "it is tried again " + s.Retry.String() + " after it failed, or by varan apply"
+			}
+			for _, l := range []string{s.Error, s.Hint, next, s.Tail} {
 				if l != "" {
 					c.sh.print(report.Lines(l, "  "))
 				}

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/varanhq/varan/schema"
 	"github.com/varanhq/varan/sync"
 	"github.com/varanhq/varan/sync/httpd"
 	"github.com/varanhq/varan/sync/report"
@@ -89,7 +91,8 @@ func statusText(s httpd.Status, all bool, now time.Time, t report.Terminal) stri
 			fmt.Fprintf(&b, ": %s", report.Counts(x.Summary))
 		}
 		b.WriteString("\n")
-		if x.Error != "" {
+		said := slices.ContainsFunc(x.Diagnostics, func(d schema.Diagnostic) bool { return strings.Contains(x.Error, d.Message) })
+		if x.Error != "" && !said {
 			fmt.Fprintf(&b, "  %s\n", e(x.Error))
 		}
 		for _, a := range x.Asks {
