@@ -51,7 +51,7 @@ func (h *host) network() {
 	h.Cleanup(func() { h.api.NetworkRemove(context.Background(), h.fleet+"_default") })
 }
 
-var errBusy = errors.New("Error response from daemon: device or resource busy")
+var errBusy = errors.New("error response from daemon: device or resource busy")
 
 // TestHalfMadeStack: a stack's first containers, made by a process that was killed before it started them, are
 // taken up by the next op.
