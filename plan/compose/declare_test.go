@@ -445,13 +445,15 @@ func FuzzCompose(f *testing.F) {
 	f.Add("services: {web: {image: a}}")
 	f.Add("include: [x]\nservices: {web: {extends: {file: x, service: y}, env_file: [.env]}}")
 	f.Add("x: &a [*a]\nservices: {web: {<<: *a}}")
+	f.Add("\"0\r\r")
+	breaks := strings.NewReplacer("\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n") // what YAML counts as the end of a line
 	f.Fuzz(func(t *testing.T, text string) {
 		m := NewMemory()
 		_ = m.Add("compose.yaml", []byte(text), false, "")
 		_ = m.Add(".env", []byte("A=1\n"), false, "")
 		d, _ := Declare(context.Background(), Input{Resource: stack(schema.StackConfig{}), Tree: m})
 		for _, g := range d.Diagnostics {
-			if lines := strings.Count(text, "\n") + 1; g.File == "compose.yaml" && g.Line > lines+1 {
+			if lines := strings.Count(breaks.Replace(text), "\n") + 1; g.File == "compose.yaml" && g.Line > lines+1 {
 				t.Errorf("line %d of %d: %s", g.Line, lines, g.Message)
 			}
 		}
