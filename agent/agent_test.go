@@ -21,6 +21,7 @@ import (
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 
 	"github.com/varanhq/varan/agent/protocol"
@@ -103,6 +104,12 @@ func (h *host) clean() {
 	for _, c := range list {
 		if strings.Contains(strings.Join(c.Names, " "), h.fleet) {
 			_ = h.api.ContainerRemove(ctx, c.ID, docker.RemoveOptions{Force: true, RemoveVolumes: true})
+		}
+	}
+	nets, _ := h.api.NetworkList(ctx, network.ListOptions{}) // an engine has room for some thirty
+	for _, n := range nets {
+		if strings.HasPrefix(n.Name, h.fleet) {
+			_ = h.api.NetworkRemove(ctx, n.ID)
 		}
 	}
 	h.api.Close()
