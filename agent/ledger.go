@@ -250,7 +250,8 @@ func (l *ledger) serverHolds() []plan.Hold {
 
 // changeHolds sets a hold in place of one of the same kind, or lifts it; lifting without a kind lifts all.
 func changeHolds(holds []plan.Hold, h plan.Hold, lift bool) []plan.Hold {
-	holds = slices.DeleteFunc(holds, func(o plan.Hold) bool { return o.Kind == h.Kind || (lift && h.Kind == "") })
+	now := time.Now()
+	holds = slices.DeleteFunc(holds, func(o plan.Hold) bool { return o.Kind == h.Kind || lift && h.Kind == "" || o.Over(now) })
 	if !lift {
 		holds = append(holds, h)
 	}

@@ -76,6 +76,8 @@ func (a *Agent) Observe(ctx context.Context, q protocol.Observe) protocol.Observ
 		}
 		s.Holds = append(s.Holds, r.Holds...)
 	})
+	now := time.Now()
+	s.Holds = slices.DeleteFunc(s.Holds, func(h plan.Hold) bool { return h.Over(now) })
 	slices.SortFunc(s.Holds, func(x, y plan.Hold) int {
 		return cmp.Or(cmp.Compare(x.Resource, y.Resource), cmp.Compare(x.Kind, y.Kind))
 	})

@@ -117,7 +117,7 @@ func (a *Agent) heldBy(op protocol.Op) *plan.Hold {
 	}
 	now := time.Now()
 	for _, h := range append(a.ledger.serverHolds(), a.ledger.get(op.Resource).Holds...) {
-		if (h.Kind == plan.HoldUser || h.Kind == plan.HoldPaused) && (h.Until.IsZero() || now.Before(h.Until)) {
+		if (h.Kind == plan.HoldUser || h.Kind == plan.HoldPaused) && !h.Over(now) {
 			return &h
 		}
 	}

@@ -14,6 +14,8 @@ import (
 var (
 	ErrSuperseded = errors.New("a newer commit took its place")
 	ErrCancelled  = errors.New("cancelled")
+	// ErrStopping lets what is in flight finish too, but the run stays unfinished: it is resumed.
+	ErrStopping = errors.New("the daemon is being stopped")
 )
 
 // Status says how a run, or one of its steps, stands.

@@ -242,6 +242,8 @@ func (r *run) stop(why error, abandon context.CancelCauseFunc) Status {
 		return StatusSuperseded
 	case errors.Is(why, ErrCancelled):
 		return StatusCancelled
+	case errors.Is(why, ErrStopping):
+		return StatusInterrupted
 	}
 	abandon(why)
 	return StatusInterrupted

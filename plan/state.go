@@ -52,6 +52,9 @@ type Comparison struct {
 	Changes []Change `json:"changes,omitempty"`
 }
 
+// Over reports whether the hold has ended by itself.
+func (h Hold) Over(now time.Time) bool { return !h.Until.IsZero() && !now.Before(h.Until) }
+
 // A Container is one container as one list call shows it.
 type Container struct {
 	ID      string `json:"id"`

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -77,7 +78,7 @@ func New(opts Options) (*Daemon, error) {
 		return nil, err
 	}
 	d.root = &follower{
-		syncer: s, poll: or(set.Config.Poll, time.Minute), paused: d.isPaused, started: d.started, relay: d.relay,
+		syncer: s, poll: or(set.Config.Poll, time.Minute), paused: d.isPaused, pausedUntil: d.pausedUntil, started: d.started, relay: d.relay,
 		stored: d.remember, contest: d.contest,
 		changed: make(chan struct{}, 1), stirred: make(chan struct{}, 1), commands: make(chan job), pollNow: make(chan chan error),
 	}
@@ -464,6 +465,9 @@ func (d *Daemon) Pause(ctx context.Context, req PauseRequest) error {
 	if err := d.storePause(); err != nil {
 		return err
 	}
+	if err := d.pauseServers(ctx, h, req.Off); err != nil {
+		return err
+	}
 	if req.Off {
 		d.root.note(func(s *SyncStatus) { s.State = "ok" })
 		go d.root.send(job{trigger: triggerCommit}, d.gone)
@@ -471,13 +475,67 @@ func (d *Daemon) Pause(ctx context.Context, req PauseRequest) error {
 	return nil
 }
 
+// pauseServers has every agent keep the pause, so that it outlives the daemon's data. A run under way is let end first.
+func (d *Daemon) pauseServers(ctx context.Context, h plan.Hold, off bool) error {
+	d.root.mu.Lock()
+	var servers []string
+	if d.root.state != nil {
+		for _, name := range sortedKeys(d.root.state.Servers) {
+			if d.root.state.Servers[name].Unreachable == "" {
+				servers = append(servers, name)
+			}
+		}
+	}
+	if d.root.state == nil { // nothing was looked at yet
+		servers = []string{cmp.Or(d.opts.Local, "local")}
+	}
+	d.root.mu.Unlock()
+	tell := func(ctx context.Context) error {
+		defer d.root.runLock.Unlock()
+		if !off && !d.isPaused() { // lifted meanwhile
+			return nil
+		}
+		var errs []error
+		for _, server := range servers {
+			errs = append(errs, d.setHold(ctx, server, &h, off))
+		}
+		d.root.disturb()
+		select {
+		case d.root.stirred <- struct{}{}:
+		default:
+		}
+		return errors.Join(errs...)
+	}
+	if d.root.runLock.TryLock() {
+		return tell(ctx)
+	}
+	go func() {
+		d.root.runLock.Lock()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		if err := tell(ctx); err != nil {
+			d.opts.Log.Warn("pause is kept by the daemon alone", "err", err)
+		}
+	}()
+	return nil
+}
+
 func (d *Daemon) isPaused() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.pause != nil && !d.pause.Until.IsZero() && time.Now().After(d.pause.Until) {
+	if d.pause != nil && d.pause.Over(time.Now()) {
 		d.pause = nil
 	}
 	return d.pause != nil
+}
+
+func (d *Daemon) pausedUntil() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.pause == nil {
+		return time.Time{}
+	}
+	return d.pause.Until
 }
 
 // Hold keeps varan's hands off a resource or server, or lifts that. It is kept at the agent.
@@ -489,6 +547,9 @@ func (d *Daemon) Hold(ctx context.Context, req HoldRequest) error {
 	h := &plan.Hold{Resource: req.Resource, Kind: plan.HoldUser, Reason: req.Reason, Since: time.Now().UTC()}
 	if req.For > 0 {
 		h.Until = h.Since.Add(req.For)
+	}
+	if req.Off && req.Resource != "" {
+		h.Kind = "" // of any kind: a person has looked
 	}
 	if err := d.setHold(ctx, server, h, req.Off); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	gosync "sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,16 +20,18 @@ import (
 // A follower is the loop around a syncer: it hears what happens and makes runs, one at a time.
 type follower struct {
 	*syncer
-	poll     time.Duration
-	paused   func() bool
-	started  func(*syncer, apply.Head, context.CancelCauseFunc) func()
-	relay    func(apply.Event)
-	stored   func(SyncStatus)
-	contest  func(ctx context.Context, server string, id schema.ID, reason string)
-	changed  chan struct{} // files or refs may have changed
-	stirred  chan struct{} // a server may have changed
-	commands chan job
-	pollNow  chan chan error
+	poll   time.Duration
+	paused func() bool
+	// pausedUntil is when the pause ends by itself, zero = it does not.
+	pausedUntil func() time.Time
+	started     func(*syncer, apply.Head, context.CancelCauseFunc) func()
+	relay       func(apply.Event)
+	stored      func(SyncStatus, *halt)
+	contest     func(ctx context.Context, server string, id schema.ID, reason string)
+	changed     chan struct{} // files or refs may have changed
+	stirred     chan struct{} // a server may have changed
+	commands    chan job
+	pollNow     chan chan error
 
 	// Owned by the loop.
 	tip      view
@@ -38,7 +41,9 @@ type follower struct {
 	running  *current
 	taken    string // the commit that was let through last
 	backoff  time.Duration
-	failed   int // fetches in a row
+	failed   int       // fetches in a row
+	expired  time.Time // the end of a hold that was heeded
+	looked   bool      // a run was begun since the start
 }
 
 // A current is the run that goes on.
@@ -47,6 +52,29 @@ type current struct {
 	view   view
 	done   chan struct{}
 	cancel context.CancelCauseFunc
+
+	mu  gosync.Mutex // guards ops
+	ops map[schema.ID]int
+}
+
+// hear notes which resources ops work on.
+func (c *current) hear(e apply.Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch e.Kind {
+	case apply.OpStarted:
+		c.ops[e.Resource]++
+	case apply.OpFinished:
+		if c.ops[e.Resource]--; c.ops[e.Resource] == 0 {
+			delete(c.ops, e.Resource)
+		}
+	}
+}
+
+func (c *current) underWay() []schema.ID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Sorted(maps.Keys(c.ops))
 }
 
 // follow runs until ctx ends, and returns after the last run has stopped.
@@ -103,7 +131,9 @@ func (f *follower) loop(ctx context.Context) error {
 	period := f.poll
 	poll := time.NewTimer(0)
 	drift := time.NewTicker(or(f.opts.Timing.Drift, 5*time.Minute))
-	retry := time.NewTimer(time.Hour)
+	retry, expiry := time.NewTimer(time.Hour), time.NewTimer(time.Hour)
+	expiry.Stop()
+	defer expiry.Stop()
 	defer poll.Stop()
 	defer drift.Stop()
 	defer retry.Stop()
@@ -115,12 +145,18 @@ func (f *follower) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			if f.running != nil {
+				if busy := f.running.underWay(); len(busy) > 0 {
+					f.log.InfoContext(ctx, "finishing the steps under way", "resources", busy)
+				}
 				<-f.running.done // apply ends by itself: ctx is its parent
 			}
 			return nil
 		case <-poll.C:
 			poll.Reset(f.look(ctx, period))
 		case <-f.changed:
+			if f.tip.tree != nil && f.tip.commit == "" {
+				f.halt(nil)
+			}
 			poll.Reset(f.look(ctx, period))
 		case answer := <-f.pollNow:
 			poll.Reset(f.look(ctx, period))
@@ -131,6 +167,9 @@ func (f *follower) loop(ctx context.Context) error {
 			f.ask(job{trigger: triggerDrift})
 		case <-retry.C:
 			f.ask(job{trigger: triggerRetry})
+		case <-expiry.C: // a hold or the pause is over
+			f.disturb()
+			f.ask(job{trigger: triggerDrift})
 		case j := <-f.commands:
 			f.ask(j)
 		case <-ended:
@@ -139,6 +178,9 @@ func (f *follower) loop(ctx context.Context) error {
 		f.start(ctx)
 		if at := f.retryAt(); at > 0 {
 			retry.Reset(at)
+		}
+		if at := f.expiresIn(); at > 0 {
+			expiry.Reset(at)
 		}
 	}
 }
@@ -151,6 +193,30 @@ func (f *follower) retryAt() time.Duration {
 		return 0
 	}
 	return max(time.Until(f.status.Retry), time.Millisecond)
+}
+
+// expiresIn is how long until the next hold, or the pause, ends by itself, 0 = none does.
+func (f *follower) expiresIn() time.Duration {
+	until := f.pausedUntil()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state != nil {
+		for _, server := range f.state.Servers {
+			for _, h := range server.Holds {
+				if !h.Until.IsZero() && h.Kind != plan.HoldFailed && (until.IsZero() || h.Until.Before(until)) {
+					until = h.Until
+				}
+			}
+		}
+	}
+	if until.IsZero() || f.expired.Equal(until) {
+		return 0
+	}
+	left := time.Until(until)
+	if left <= 0 {
+		f.expired = until // looked at once, whatever the server says
+	}
+	return max(left, time.Millisecond)
 }
 
 func (f *follower) lookError() error {
@@ -268,22 +334,55 @@ func (f *follower) start(ctx context.Context) {
 	if f.running != nil || len(f.want) == 0 || f.tip.tree == nil {
 		return
 	}
-	j := f.want[0]
-	if f.paused() && j.trigger != triggerCommand {
+	at := 0
+	if f.paused() {
 		f.want = slices.DeleteFunc(f.want, func(w job) bool { return w.trigger != triggerCommand && w.trigger != triggerCommit })
 		f.note(func(s *SyncStatus) { s.State = "paused" })
+		at = slices.IndexFunc(f.want, func(w job) bool { return w.trigger == triggerCommand })
+	} else if f.isCancelled() {
+		f.want = slices.DeleteFunc(f.want, func(w job) bool { return w.trigger != triggerCommand })
+		at = slices.IndexFunc(f.want, func(w job) bool { return w.trigger == triggerCommand })
+	}
+	var j job
+	switch {
+	case at >= 0 && len(f.want) > 0:
+		j = f.want[at]
+		f.want = slices.Delete(f.want, at, at+1)
+	case at < 0 && !f.looked: // since the start: who asks how things stand is to see it
+		j = job{trigger: triggerStart, look: true}
+	default:
 		return
 	}
-	f.want = f.want[1:]
+	f.looked = true
 	f.note(func(s *SyncStatus) { s.Retry = time.Time{} })
 	runCtx, cancel := context.WithCancelCause(ctx)
-	c := &current{job: j, view: f.tip, done: make(chan struct{}), cancel: cancel}
+	c := &current{job: j, view: f.tip, done: make(chan struct{}), cancel: cancel, ops: make(map[schema.ID]int)}
 	f.running = c
 	go func() {
 		defer close(c.done)
 		defer cancel(nil)
 		f.once(runCtx, c, cancel)
 	}()
+}
+
+// isCancelled reports whether a person cancelled the run of what is newest.
+func (f *follower) isCancelled() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.halted == nil || f.halted.Commit != f.tip.commit {
+		return false
+	}
+	f.status.State, f.status.Error = "cancelled", "run "+f.halted.Run+" was cancelled: a new commit, or varan apply, goes on"
+	return true
+}
+
+func (f *follower) halt(h *halt) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.halted != nil && h == nil && f.status.State == "cancelled" {
+		f.status.State, f.status.Error = "ok", ""
+	}
+	f.halted = h
 }
 
 // once makes one run and takes its outcome into the status.
@@ -307,6 +406,7 @@ func (f *follower) once(ctx context.Context, c *current, cancel context.CancelCa
 	}
 	tell := j.events
 	j.events = func(e apply.Event) {
+		c.hear(e)
 		f.relay(e)
 		if tell != nil {
 			tell(e)
@@ -315,6 +415,16 @@ func (f *follower) once(ctx context.Context, c *current, cancel context.CancelCa
 	finish := f.started(f.syncer, f.head(v.commit, j), cancel)
 	p, res, err := f.run(ctx, v, j)
 	finish()
+	if j.look && f.keptBack() == nil {
+		return
+	}
+	switch {
+	case len(j.rules.Only) > 0: // of one resource: it says nothing about the commit
+	case res != nil && res.Status == apply.StatusCancelled:
+		f.halt(&halt{Commit: v.commit, Run: res.Run})
+	case res != nil && err == nil:
+		f.halt(nil)
+	}
 	f.conclude(ctx, v, j, p, res, err)
 	if p != nil && res != nil && needsRun(p) && err == nil { // see that it is so
 		f.disturb()
@@ -374,8 +484,11 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 	if f.fetchErr != "" {
 		s.State, s.Error = "unreachable", f.fetchErr
 	}
+	if f.halted != nil {
+		s.State, s.Error = "cancelled", "run "+f.halted.Run+" was cancelled: a new commit, or varan apply, goes on"
+	}
 	if f.stored != nil {
-		f.stored(*s)
+		f.stored(*s, f.halted)
 	}
 }
 

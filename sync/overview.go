@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
@@ -37,7 +38,7 @@ func (d *Daemon) Status() Status {
 	}
 	st.Ready = s.last != nil
 	switch sync.State {
-	case "unreachable", "broken", "failed", "asking", "waiting":
+	case "unreachable", "broken", "failed", "asking", "waiting", "cancelled":
 		st.Problem = sync.Name + ": " + sync.State
 		if sync.Error != "" {
 			st.Problem += ": " + sync.Error
@@ -58,7 +59,17 @@ func (d *Daemon) Status() Status {
 	for _, name := range sortedKeys(s.state.Servers) {
 		sv := s.state.Servers[name]
 		st.Servers = append(st.Servers, ServerStatus{Name: name, Unreachable: sv.Unreachable, Containers: len(sv.Containers), Resources: count[name]})
-		st.Holds = append(st.Holds, sv.Holds...)
+		for _, h := range sv.Holds {
+			switch {
+			case h.Over(time.Now()):
+			case h.Kind == plan.HoldPaused && h.Resource == "":
+				if st.Paused == nil { // kept by an agent, forgotten here
+					st.Paused = &h
+				}
+			default:
+				st.Holds = append(st.Holds, h)
+			}
+		}
 	}
 	return st
 }

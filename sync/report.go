@@ -62,7 +62,7 @@ func (l logReporter) Report(ctx context.Context, r Report) {
 		}
 	case StageApplied:
 		if r.Run == "" {
-			l.log.InfoContext(ctx, "commit needs nothing", attrs...)
+			l.log.DebugContext(ctx, "commit needs nothing", attrs...)
 			return
 		}
 		l.log.InfoContext(ctx, "run ended", append(attrs, "run", r.Run, "status", r.Result.Status, "ms", r.Result.Millis)...)

@@ -20,6 +20,7 @@ type job struct {
 	approved string     // the digest whose asks are answered
 	events   func(apply.Event)
 	ended    func(*plan.Plan, *apply.Result, error) // told once; may be nil
+	look     bool                                   // plan and change nothing
 	aside    bool                                   // of the good view, while a newer one is not let through
 }
 
@@ -45,6 +46,9 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	state := s.hold(s.observe(ctx, r, s.servers(r)), j) // an unreachable server is a fact in it, not an error
 	p := s.make(r, state, j)                            // pure: no clock, no I/O
 	s.planned(r, p, state, j)
+	if j.look {
+		return p, nil, nil
+	}
 	if why := s.asks(p, j); why != nil {
 		if news := s.setBack(v, "asking", "", p.Digest); !news || j.trigger == triggerCommand {
 			return p, why, nil

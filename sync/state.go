@@ -17,6 +17,7 @@ type remembered struct {
 	URL     string `json:"url"`
 	Good    string `json:"good"`
 	Applied string `json:"applied"`
+	Halted  *halt  `json:"halted,omitempty"`
 }
 
 const rememberedVersion = 1
@@ -35,7 +36,7 @@ func (d *Daemon) recall(s *syncer) error {
 		return err
 	}
 	if m.Version == rememberedVersion && m.URL == s.status.URL {
-		s.status.Good, s.status.Applied = m.Good, m.Applied
+		s.status.Good, s.status.Applied, s.halted = m.Good, m.Applied, m.Halted
 	}
 	d.pause = nil
 	var h plan.Hold
@@ -48,11 +49,11 @@ func (d *Daemon) recall(s *syncer) error {
 	return nil
 }
 
-func (d *Daemon) remember(s SyncStatus) {
+func (d *Daemon) remember(s SyncStatus, h *halt) {
 	if d.opts.DataDir == "" {
 		return
 	}
-	m := remembered{Version: rememberedVersion, URL: s.URL, Good: s.Good, Applied: s.Applied}
+	m := remembered{Version: rememberedVersion, URL: s.URL, Good: s.Good, Applied: s.Applied, Halted: h}
 	if err := writeJSON(d.statePath(s.Name), m); err != nil {
 		d.opts.Log.Error("state of the sync not written", "sync", s.Name, "err", err)
 	}

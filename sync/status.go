@@ -31,7 +31,7 @@ type SyncStatus struct {
 	Tip     string `json:"tip,omitempty"`     // what the branch says
 	Good    string `json:"good,omitempty"`    // the newest commit that could be read: drift is checked against it
 	Applied string `json:"applied,omitempty"` // the newest commit whose run ended without a failure
-	// State: reading, waiting, asking, broken, unreachable, running, failed, retrying, paused, ok.
+	// State: reading, waiting, asking, broken, unreachable, running, failed, retrying, paused, cancelled, ok.
 	State       string              `json:"state"`
 	Error       string              `json:"error,omitempty"`
 	Diagnostics []schema.Diagnostic `json:"diagnostics,omitempty"` // of the tip

@@ -61,6 +61,7 @@ type syncer struct {
 	lastRead *reading
 	state    *plan.State
 	kept     *setBack
+	halted   *halt  // a person cancelled this commit's run
 	fetchErr string // why the source could not be read, "" = it could
 	backAt   string // the commit that back is about
 	back     string // why the tip waits for an approval though its plan asks nothing
@@ -94,6 +95,13 @@ func (s *syncer) hold(state *plan.State, j job) *plan.State {
 		out.Servers[name] = &held
 	}
 	return out
+}
+
+// A halt is a commit whose run a person cancelled: nothing begins by itself until there is another commit, or a
+// person applies it. Of a folder it is over when a file changes.
+type halt struct {
+	Commit string `json:"commit"`
+	Run    string `json:"run"`
 }
 
 // A pendingApproval is a plan that waits to be approved, with the commit it was made for.

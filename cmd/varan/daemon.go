@@ -34,7 +34,11 @@ func (c *caller) client(ctx context.Context) (*httpd.Client, error) {
 		return httpd.Connect(url, c.sh.env["VARAN_TOKEN"])
 	}
 	set, _, err := c.config.read(ctx)
+	if dir, named := c.config.over["data_dir"]; err != nil && named { // a broken varan.toml does not lock its owner out
+		set, err = &settings.Settings{DataDir: dir.Text}, nil
+	}
 	if err != nil {
+		c.sh.say("varan: --data-dir DIR reaches a running daemon all the same.")
 		return nil, err
 	}
 	client := httpd.Dial(set.Socket())

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/sync"
 	"github.com/varanhq/varan/sync/httpd"
 	"github.com/varanhq/varan/sync/settings"
@@ -80,6 +81,8 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	}
 	log := logger(c.sh, set)
 	watcher.Log = log
+	log.Info("varan follows a repository and makes this machine's containers what it says", "repo", withoutUser(set.Config.URL),
+		"branch", set.Config.Branch, "fleet", set.Name, "version", buildVersion(), "data_dir", set.DataDir, "root", set.Agent.Root)
 
 	signals, give := interrupts()
 	defer give()
@@ -88,7 +91,7 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	go func() {
 		select {
 		case sig := <-signals:
-			log.Info("stopping: the steps under way are finished; a second signal leaves at once", "signal", sig.String())
+			log.Info("stopping: no further step begins; a second signal leaves at once", "signal", sig.String())
 			notify(c.sh, "STOPPING=1")
 			stop(errStopped)
 		case <-ctx.Done():
@@ -108,7 +111,7 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	return err
 }
 
-var errStopped = errors.New("stopped by a signal")
+var errStopped = fmt.Errorf("stopped by a signal: %w", apply.ErrStopping)
 
 // serve starts everything in order and stops it in reverse.
 func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watcher *settings.Watcher, log *slog.Logger) error {
@@ -170,11 +173,11 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	if err != nil {
 		return err
 	}
-	attrs := []any{"version", buildVersion(), "fleet", set.Name, "repo", withoutUser(set.Config.URL), "socket", set.Socket()}
+	attrs := []any{"socket", set.Socket()}
 	if a := server.Addr(); a != nil {
 		attrs = append(attrs, "http", a.String())
 	}
-	log.Info("varan serves", attrs...)
+	log.Info("ready for commands", attrs...)
 	notify(c.sh, "READY=1")
 
 	// The surface outlives the runs: while steps are being finished, status still answers.

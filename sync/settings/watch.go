@@ -283,7 +283,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	soon := time.NewTimer(time.Hour)
 	soon.Stop()
 	defer soon.Stop()
-	seen := w.fingerprint()
+	seen, trouble := w.fingerprint(), false
 	for {
 		select {
 		case <-ctx.Done():
@@ -294,12 +294,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 			}
 			continue
 		case <-tick.C:
-		case <-soon.C:
+			w.mu.Lock()
+			trouble = len(w.problems) > 0
+			w.mu.Unlock()
+		case <-soon.C: // of the folder: it may be about another file
+			trouble = false
 		}
 		f := w.fingerprint()
-		w.mu.Lock()
-		trouble := len(w.problems) > 0
-		w.mu.Unlock()
 		if f == seen && !trouble {
 			continue
 		}
@@ -312,7 +313,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 func (w *Watcher) reload(ctx context.Context) {
 	w.mu.Lock()
 	before := w.now
-	had := len(w.problems)
+	had := slices.Clone(w.problems)
 	w.mu.Unlock()
 	s, diags, err := w.Read(ctx)
 	if ctx.Err() != nil {
@@ -331,9 +332,11 @@ func (w *Watcher) reload(ctx context.Context) {
 		return
 	}
 	for _, p := range w.Problems() {
-		w.Log.Error("secret not read", "key", p.Key, "file", p.File, "err", p.Err, "kept", p.Kept)
+		if !slices.Contains(had, p) {
+			w.Log.Error("secret not read", "key", p.Key, "file", p.File, "err", p.Err, "kept", p.Kept)
+		}
 	}
-	if before != nil && same(before, s) && had == 0 {
+	if before != nil && same(before, s) {
 		return
 	}
 	w.Log.Info("settings read again", "file", w.Path)

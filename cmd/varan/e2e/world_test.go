@@ -498,11 +498,23 @@ type daemon struct {
 
 func (w *world) daemon() *daemon {
 	w.t.Helper()
+	return w.start("--repo", w.repo)
+}
+
+// daemonOn is a daemon that also listens on HTTP.
+func (w *world) daemonOn(listen string) *daemon {
+	w.t.Helper()
+	return w.start("--repo", w.repo, "--listen", listen)
+}
+
+// start starts "varan serve".
+func (w *world) start(args ...string) *daemon {
+	w.t.Helper()
 	log, err := os.OpenFile(filepath.Join(w.dir, "serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := w.command(context.Background(), "serve", "--repo", w.repo)
+	cmd := w.command(context.Background(), append([]string{"serve"}, args...)...)
 	if raceDetector {
 		if cmd.Path, err = buildRace(); err != nil {
 			w.t.Fatal(err)
