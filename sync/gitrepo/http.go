@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+
+	"github.com/varanhq/varan/sync/dial"
 )
 
 const (
@@ -33,7 +35,7 @@ func newSmartHTTP(addr Address, cred *Credential, allowInternal bool, roots *x50
 	t := &smartHTTP{base: strings.TrimSuffix(addr.String(), "/"), cred: cred, addr: addr}
 	t.client = &http.Client{
 		Transport: &http.Transport{ // no Proxy: nothing of the environment decides where a credential goes
-			DialContext:           dialer(allowInternal).DialContext,
+			DialContext:           dial.Dialer(allowInternal).DialContext,
 			TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 			ForceAttemptHTTP2:     true,
 			MaxIdleConns:          2,

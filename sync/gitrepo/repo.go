@@ -15,6 +15,8 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+
+	"github.com/varanhq/varan/sync/dial"
 )
 
 // Options of Open. Local addresses and plain http are refused unless allowed.
@@ -68,7 +70,7 @@ func Open(addr Address, opts Options) (*Repo, error) {
 	case "https":
 		r.wire = newSmartHTTP(addr, opts.Credential, opts.AllowInternal, opts.Roots)
 	case "ssh":
-		r.wire = &sshRemote{addr: addr, cred: opts.Credential, knownHosts: opts.KnownHosts, dial: dialer(opts.AllowInternal)}
+		r.wire = &sshRemote{addr: addr, cred: opts.Credential, knownHosts: opts.KnownHosts, dial: dial.Dialer(opts.AllowInternal)}
 	default:
 		return nil, fmt.Errorf("%w: scheme %q", ErrAddress, addr.Scheme)
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+
+	"github.com/varanhq/varan/sync/dial"
 )
 
 // What a remote may answer, so that callers can tell them apart. None of them means "the branch is empty".
@@ -22,6 +24,9 @@ var (
 	ErrNoBranch = errors.New("no such branch")
 	ErrTooBig   = errors.New("larger than allowed")
 )
+
+// ErrRefused marks a connection our own rules forbid.
+var ErrRefused = dial.ErrRefused
 
 // A transport reaches one remote. A conversation holds the advertised refs and may be asked for one pack.
 type transport interface {
