@@ -146,7 +146,7 @@ func (m *maker) guardProject(n *node) {
 			m.refuse(n, Invalid, n.res.At("config.project_name"), `write project_name = "`+c.Project+`" to keep them, or allow_move = true`, text)
 			return
 		}
-		m.say(schema.SeverityWarning, n.res.At("config.project_name"), "", "%s: %s", n.id, text)
+		m.warn(schema.RiskData, n.res.At("config.project_name"), "%s: %s", n.id, text)
 		return
 	}
 }
@@ -200,7 +200,7 @@ func (m *maker) guardBinds(n *node) {
 				m.refuse(n, Invalid, pos, "move the data and set allow_move = true, or keep the source", text)
 				return
 			}
-			m.say(schema.SeverityWarning, pos, "", "%s: %s", n.id, text)
+			m.warn(schema.RiskData, pos, "%s: %s", n.id, text)
 		case missing && !b.InGit:
 			m.say(schema.SeverityWarning, pos, "", "%s: %s from %s, which is neither in Git nor on %s: it is made as an empty folder", n.id, where, b.Source, n.server)
 		}
@@ -275,7 +275,7 @@ func (m *maker) warnPrivileges(n *node) {
 		if pos.File == "" {
 			pos = n.res.Pos
 		}
-		m.say(schema.SeverityWarning, pos, "", "%s: %sgets %s", n.id, n.label(service), p.What)
+		m.warn(schema.RiskPrivilege, pos, "%s: %sgets %s", n.id, n.label(service), p.What)
 	}
 }
 

@@ -205,6 +205,12 @@ func (m *maker) say(sev schema.Severity, pos schema.Pos, hint, format string, ar
 	m.diags = append(m.diags, schema.Diagnostic{Severity: sev, Pos: pos, Message: fmt.Sprintf(format, args...), Hint: hint})
 }
 
+// warn says what a reader must see before all else.
+func (m *maker) warn(risk schema.Risk, pos schema.Pos, format string, args ...any) {
+	m.say(schema.SeverityWarning, pos, "", format, args...)
+	m.diags[len(m.diags)-1].Risk = risk
+}
+
 // because adds a cause once.
 func (n *node) because(kind CauseKind, format string, args ...any) {
 	c := Cause{Kind: kind, Detail: fmt.Sprintf(format, args...)}

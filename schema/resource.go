@@ -55,12 +55,23 @@ const (
 	SeverityWarning Severity = "warning"
 )
 
+// A Risk is what a change may cost beside its purpose; "" is none.
+type Risk string
+
+const (
+	RiskData      Risk = "data"      // a container will see other or no data
+	RiskPrivilege Risk = "privilege" // a container may newly do more to its host
+	RiskKey       Risk = "key"       // an agent is let in, locked out or exchanged
+)
+
 // A Diagnostic is a mistake in what an author wrote: where, what, and how to put it right.
 type Diagnostic struct {
 	Severity Severity `json:"severity"`
 	Pos
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`
+	// Risk marks a warning that a reader must see before all others.
+	Risk Risk `json:"risk,omitempty"`
 	// Length in bytes of the marked text, for a caret line; 0 when unknown.
 	Length int `json:"-"`
 	// Shape marks what the JSON Schema finds too: unknown keys, missing keys, wrong types.
