@@ -73,7 +73,7 @@ func (e *Engine) Resume(ctx context.Context, in Intent, journal Journal, progres
 	}
 	switch in.Phase {
 	case Committing:
-		err = r.commit(ctx)
+		r.commit(ctx)
 	case Rolling:
 		err = r.rollback(ctx, in.Failure)
 	case Creating: // only a taken network brings an unfinished creation here
@@ -268,7 +268,7 @@ func (r *run) again(ctx context.Context, service string) error {
 		if err != nil {
 			return r.engine.explain(ctx, err, service, "look at container "+name)
 		}
-		r.intent.Agains = append(r.intent.Agains, Again{ID: c.ID, Service: service, StartedAt: i.State.StartedAt})
+		r.intent.Agains = append(r.intent.Agains, Again{ID: c.ID, Service: service, StartedAt: i.State.StartedAt, Ran: runs(i.State.Status)})
 	}
 	if !slices.ContainsFunc(r.intent.Agains, func(a Again) bool { return a.Service == service }) {
 		return &Failure{Service: service, Message: fmt.Sprintf("service %q has no container to restart", service),
@@ -278,7 +278,18 @@ func (r *run) again(ctx context.Context, service string) error {
 	return nil
 }
 
-func (r *run) hidden(id string) bool { return r.olds[id] }
+// hidden reports whether a Creator is not to see the container: it is about to be replaced, or half made.
+func (r *run) hidden(id string) bool {
+	if r.olds[id] {
+		return true
+	}
+	for _, half := range r.leftovers {
+		if half == id {
+			return true
+		}
+	}
+	return false
+}
 
 func (r *run) created(n New) {
 	r.mu.Lock()

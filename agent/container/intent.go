@@ -56,6 +56,7 @@ type Again struct {
 	ID        string `json:"id"`
 	Service   string `json:"service"`
 	StartedAt string `json:"started_at"` // before the change; another one means it is done
+	Ran       bool   `json:"ran,omitempty"`
 }
 
 // A Journal keeps the Intent of a change. Save must have it on disk when it returns; if it cannot, the change

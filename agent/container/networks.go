@@ -34,6 +34,13 @@ func (r *run) takeNetwork(ctx context.Context, name string) error {
 	}
 	t := Taken{Name: n.Name, Options: network.CreateOptions{Driver: n.Driver, Scope: n.Scope, EnableIPv6: &n.EnableIPv6,
 		IPAM: &n.IPAM, Internal: n.Internal, Attachable: n.Attachable, Options: n.Options, Labels: n.Labels}}
+	for name, id := range r.leftovers { // made for the network as it was
+		if err := r.engine.remove(ctx, id, true); err != nil {
+			return fmt.Errorf("remove half-made container %s: %w", name, err)
+		}
+		delete(r.byName, name)
+	}
+	r.leftovers = map[string]string{}
 	for cname, c := range r.byName {
 		if c.NetworkSettings == nil || c.NetworkSettings.Networks[n.Name] == nil {
 			continue

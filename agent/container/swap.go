@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -26,7 +27,8 @@ func (r *run) swap(ctx context.Context, resumed bool) error {
 		err = r.startAll(ctx, resumed)
 	}
 	if err == nil {
-		return r.commit(ctx)
+		r.commit(ctx)
+		return nil
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // being stopped: the next process goes on from the intent
@@ -36,9 +38,7 @@ func (r *run) swap(ctx context.Context, resumed bool) error {
 		f = &Failure{Message: err.Error()}
 	}
 	if r.job.Keep && f.Gate {
-		if err := r.commit(ctx); err != nil {
-			r.engine.log.Warn("remove what ran before", "resource", r.job.Resource, "err", err)
-		}
+		r.commit(ctx)
 		return f
 	}
 	return r.rollback(ctx, f)
@@ -345,34 +345,42 @@ func (r *run) gates(ctx context.Context, s *Service, gates []watch) (string, err
 	return states[0], nil
 }
 
-// commit removes what was kept for the way back.
-func (r *run) commit(ctx context.Context) error {
+// commit removes what was kept for the way back. The new containers have passed their gate: nothing that goes wrong
+// here takes them back. What cannot be removed now is kept from ever starting again, and goes with the next change.
+func (r *run) commit(ctx context.Context) {
 	if len(r.intent.Olds) == 0 {
-		return nil
+		return
 	}
 	if r.intent.Phase != Committing {
 		r.intent.Phase = Committing
 		if err := r.save(); err != nil {
-			return err
+			r.engine.log.Error("what ran before is not removed", "resource", r.job.Resource, "err", err)
+			return
 		}
 	}
 	ctx = context.WithoutCancel(ctx)
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(inFlight)
 	for _, o := range r.intent.Olds {
 		g.Go(func() error {
-			if err := r.engine.remove(ctx, o.ID, false); err != nil {
-				return r.engine.explain(ctx, err, o.Service, "remove container "+o.Name)
+			err := r.engine.remove(ctx, o.ID, false)
+			if err == nil {
+				return nil
+			}
+			r.engine.log.Error("remove what ran before", "resource", r.job.Resource, "container", o.Name, "err", err)
+			never := container.UpdateConfig{RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled}}
+			if _, err := r.engine.api.ContainerUpdate(ctx, o.ID, never); err != nil {
+				r.engine.log.Error("keep what ran before from starting", "resource", r.job.Resource, "container", o.Name, "err", err)
 			}
 			return nil
 		})
 	}
+	_ = g.Wait()
 	for _, s := range r.job.Services {
 		if s.Action == plan.Remove {
 			r.note(ServiceResult{Name: s.Name, State: "removed"})
 		}
 	}
-	return g.Wait()
 }
 
 // startTimeout bounds how long a rollback waits for what ran before to run again.
@@ -388,27 +396,28 @@ func (r *run) rollback(ctx context.Context, why *Failure) error {
 		}
 	}
 	r.say(why.Service, "rolling back", why.Message)
-	for _, n := range r.intent.News {
-		if err := r.engine.remove(ctx, n.ID, true); err != nil {
-			r.engine.log.Error("remove the container that failed", "resource", r.job.Resource, "container", n.Name, "err", err)
-			return &Failure{Service: why.Service, Gate: why.Gate, Tail: why.Tail,
-				Message: fmt.Sprintf("%s; and the failed container could not be removed: %v", why.Message, err),
-				Hint:    "what ran before is kept stopped, as " + n.Name + OldSuffix + "-…"}
+	var mu sync.Mutex // guards troubles
+	var troubles []string
+	trouble := func(err error) {
+		if err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			troubles = append(troubles, err.Error())
 		}
+	}
+	for _, n := range r.intent.News {
+		trouble(r.discard(ctx, n))
 	}
 	names, err := r.engine.list(ctx)
 	if err != nil {
 		return &Failure{Service: why.Service, Gate: why.Gate, Message: why.Message + "; and " + err.Error()}
 	}
 	r.byName = names
-	var troubles []string
-	trouble := func(err error) {
-		if err != nil {
-			troubles = append(troubles, err.Error())
-		}
-	}
 	trouble(r.returnNetworks(ctx))
 	for _, o := range r.intent.Olds {
+		if o.Ran && r.nameNow(o.ID) == "" {
+			trouble(fmt.Errorf("container %s, which ran before, was removed meanwhile", o.Name))
+		}
 		if now := r.nameNow(o.ID); now != "" && now != o.Name {
 			if err := r.engine.api.ContainerRename(ctx, o.ID, o.Name); err != nil {
 				trouble(r.engine.explain(ctx, err, o.Service, "name container "+o.Name))
@@ -421,28 +430,56 @@ func (r *run) rollback(ctx context.Context, why *Failure) error {
 			back = append(back, o)
 		}
 	}
-	err = inOrder(ctx, r.job.Services, func(ctx context.Context, s *Service) error {
+	// One that does not start keeps no other from it.
+	_ = inOrder(ctx, r.job.Services, func(ctx context.Context, s *Service) error {
 		for _, o := range back {
-			if o.Service != s.Name || runs(r.stateOf(o.ID)) {
-				continue
+			if o.Service == s.Name {
+				trouble(r.startAgain(ctx, s, o.ID, o.Name))
 			}
-			r.say(s.Name, "rolling back", "starting "+o.Name)
-			if err := r.engine.api.ContainerStart(ctx, o.ID, container.StartOptions{}); err != nil {
-				return r.engine.explain(ctx, err, s.Name, "start container "+o.Name)
-			}
-			if _, err := r.engine.gate(ctx, watch{id: o.ID, name: o.Name, service: s.Name, oneShot: s.OneShot, timeout: min(startTimeout, r.job.HealthTimeout)}); err != nil {
-				return fmt.Errorf("what ran before does not run again: %w", err)
+		}
+		for _, a := range r.intent.Agains {
+			if name := r.nameNow(a.ID); a.Service == s.Name && a.Ran && name != "" {
+				trouble(r.startAgain(ctx, s, a.ID, name))
 			}
 		}
 		return nil
 	})
-	trouble(err)
 	if len(troubles) > 0 {
 		return &Failure{Service: why.Service, Gate: why.Gate, Tail: why.Tail, Hint: why.Hint,
 			Message: why.Message + "; and the way back failed: " + strings.Join(troubles, "; ")}
 	}
 	r.result.RolledBack = len(back) > 0
 	return why
+}
+
+// discard removes a container that failed. One that the engine cannot remove makes way for what ran before: it is
+// stopped and gives its name back; the next change removes it.
+func (r *run) discard(ctx context.Context, n New) error {
+	err := r.engine.remove(ctx, n.ID, true)
+	if err == nil {
+		return nil
+	}
+	never := container.UpdateConfig{RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled}}
+	_, uerr := r.engine.api.ContainerUpdate(ctx, n.ID, never)
+	serr := r.engine.api.ContainerStop(ctx, n.ID, container.StopOptions{})
+	rerr := r.engine.api.ContainerRename(ctx, n.ID, n.Name+NewSuffix)
+	r.engine.log.Error("remove the container that failed", "resource", r.job.Resource, "container", n.Name, "err", errors.Join(err, uerr, serr, rerr))
+	return fmt.Errorf("the failed container could not be removed: %w", err)
+}
+
+// startAgain starts what ran before the change, unless it runs.
+func (r *run) startAgain(ctx context.Context, s *Service, id, name string) error {
+	if runs(r.stateOf(id)) {
+		return nil
+	}
+	r.say(s.Name, "rolling back", "starting "+name)
+	if err := r.engine.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+		return r.engine.explain(ctx, err, s.Name, "start container "+name)
+	}
+	if _, err := r.engine.gate(ctx, watch{id: id, name: name, service: s.Name, oneShot: s.OneShot, timeout: min(startTimeout, r.job.HealthTimeout)}); err != nil {
+		return fmt.Errorf("what ran before does not run again: %w", err)
+	}
+	return nil
 }
 
 func (r *run) reversed() []Service {

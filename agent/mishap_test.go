@@ -1,0 +1,233 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	docker "github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
+
+	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/plan"
+)
+
+// balky is an engine that refuses single calls.
+type balky struct {
+	client.APIClient
+	start, remove func(id string) error
+}
+
+func (b *balky) ContainerStart(ctx context.Context, id string, o docker.StartOptions) error {
+	if b.start != nil {
+		if err := b.start(id); err != nil {
+			return err
+		}
+	}
+	return b.APIClient.ContainerStart(ctx, id, o)
+}
+
+func (b *balky) ContainerRemove(ctx context.Context, id string, o docker.RemoveOptions) error {
+	if b.remove != nil {
+		if err := b.remove(id); err != nil {
+			return err
+		}
+	}
+	return b.APIClient.ContainerRemove(ctx, id, o)
+}
+
+// balk starts the test's agent anew on an engine that refuses calls.
+func (h *host) balk() *balky {
+	h.Helper()
+	h.stop()
+	b := &balky{}
+	h.wrap = func(api client.APIClient) client.APIClient { b.APIClient = api; return b }
+	h.start()
+	return b
+}
+
+func (h *host) network() {
+	h.Cleanup(func() { h.api.NetworkRemove(context.Background(), h.fleet+"_default") })
+}
+
+var errBusy = errors.New("Error response from daemon: device or resource busy")
+
+// TestHalfMadeStack: a stack's first containers, made by a process that was killed before it started them, are
+// taken up by the next op.
+func TestHalfMadeStack(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.network()
+	file := "services:\n  a:" + sleeps + "  b:" + sleeps + "  c:" + sleeps
+	h.stop()
+	h.wrap = func(api client.APIClient) client.APIClient {
+		return &dying{APIClient: api, at: 3, after: true, kill: func() { h.cancel() }}
+	}
+	h.start()
+	op := h.stack(protocol.Deploy, file)
+	h.agent.Submit(t.Context(), op)
+	if _, err := h.agent.Wait(t.Context(), op.ID); err == nil {
+		t.Fatal("it was not killed")
+	}
+	h.stop()
+	h.wrap = nil
+	h.start()
+	made := len(h.services())
+	if made != 3 {
+		t.Fatalf("half made: %v", h.services())
+	}
+	h.must(h.stack(protocol.Deploy, file))
+	if now := h.services(); now["a"].Status != "running" || now["b"].Status != "running" || now["c"].Status != "running" || len(now) != 3 {
+		t.Errorf("taken up: %v", now)
+	}
+}
+
+// TestRollbackStartsAll: what ran before and cannot be started again keeps nothing else from running again.
+func TestRollbackStartsAll(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.network()
+	b := h.balk()
+	file := func(k, bad string) string {
+		s := "services:\n"
+		for _, name := range []string{"a", "b", "c", "d"} {
+			does := sleeps
+			if name == bad {
+				does = strings.Replace(does, "sleep, '1000000'", "'false'", 1)
+			}
+			needs := ""
+			if name != "a" {
+				needs = "    depends_on: [a]\n"
+			}
+			s += "  " + name + ":" + does + "    environment: {K: '" + k + "'}\n" + needs
+		}
+		return s
+	}
+	h.must(h.stack(protocol.Deploy, file("1", "")))
+	first := h.services()
+	b.start = func(id string) error {
+		if id == first["a"].ID {
+			return errors.New("Error response from daemon: driver failed programming external connectivity on endpoint x: Bind for 0.0.0.0:1 failed: port is already allocated")
+		}
+		return nil
+	}
+	out := h.do(h.stack(protocol.Deploy, file("2", "d")))
+	if out.Status != protocol.Failed || out.Held == "" || !strings.Contains(out.Error, "port 1 is taken") {
+		t.Errorf("rollback: %+v", out)
+	}
+	now := h.services()
+	for _, s := range []string{"b", "c", "d"} {
+		if now[s].ID != first[s].ID || now[s].Status != "running" {
+			t.Errorf("%s after the rollback: %+v", s, now[s])
+		}
+	}
+}
+
+// TestOldCannotBeRemoved: the new containers run and are good; that the engine cannot remove an old one now does
+// not undo that.
+func TestOldCannotBeRemoved(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	b := h.balk()
+	h.deploy("web")
+	old := h.container("web").ID
+	b.remove = func(id string) error {
+		if id == old {
+			return errBusy
+		}
+		return nil
+	}
+	h.deploy("web", env("K", "new"))
+	now := h.container("web")
+	if now.ID == old || now.Status != "running" {
+		t.Fatalf("after the change: %+v", now)
+	}
+	c, err := h.api.ContainerInspect(t.Context(), old)
+	if err != nil || c.State.Running || c.HostConfig.RestartPolicy.Name != docker.RestartPolicyDisabled {
+		t.Errorf("what could not be removed: %+v %v", c.State, err)
+	}
+	b.remove = nil
+	h.deploy("web", env("K", "newer"))
+	if got := h.mine(); len(got) != 1 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+// TestNewCannotBeRemoved: a failed container that the engine cannot remove keeps what ran before from nothing but
+// its tidiness.
+func TestNewCannotBeRemoved(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	b := h.balk()
+	h.deploy("web")
+	old := h.container("web").ID
+	b.remove = func(id string) error {
+		if id != old {
+			return errBusy
+		}
+		return nil
+	}
+	out := h.do(h.op("web", protocol.Deploy, h.config(unhealthy), plan.Recreate))
+	if out.Held == "" || !strings.Contains(out.Error, "busy") {
+		t.Errorf("rollback: %+v", out)
+	}
+	if now := h.container("web"); now == nil || now.ID != old || now.Status != "running" {
+		t.Errorf("what ran before: %+v", now)
+	}
+	b.remove = nil
+	h.deploy("web", env("K", "new"))
+	if got := h.mine(); len(got) != 1 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+// TestGoneMeanwhile: a rollback says of what ran before that somebody took it away.
+func TestGoneMeanwhile(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	b := h.balk()
+	h.deploy("web")
+	old := h.container("web").ID
+	b.start = func(id string) error {
+		if id != old {
+			_ = h.api.ContainerRemove(t.Context(), old, docker.RemoveOptions{Force: true})
+			return errBusy
+		}
+		return nil
+	}
+	out := h.do(h.op("web", protocol.Deploy, h.config(env("K", "new")), plan.Recreate))
+	if out.Status != protocol.Failed || !strings.Contains(out.Error, "was removed meanwhile") {
+		t.Errorf("rollback: %+v", out)
+	}
+}
+
+// TestRollbackStartsRestarted: what was stopped to be restarted runs again after the rollback of the others.
+func TestRollbackStartsRestarted(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.network()
+	b := h.balk()
+	file := func(k string) string {
+		return "services:\n  a:" + sleeps + "    environment: {K: '" + k + "'}\n  b:" + sleeps
+	}
+	h.must(h.stack(protocol.Deploy, file("1")))
+	first := h.services()
+	failed := false
+	b.start = func(id string) error {
+		if id == first["b"].ID && !failed {
+			failed = true
+			return errBusy
+		}
+		return nil
+	}
+	out := h.do(h.stack(protocol.Deploy, file("2"), plan.ServiceStep{Name: "a", Action: plan.Recreate}, plan.ServiceStep{Name: "b", Action: plan.Restart}))
+	if out.Status != protocol.RolledBack {
+		t.Errorf("rollback: %+v", out)
+	}
+	for s, c := range h.services() {
+		if c.ID != first[s].ID || c.Status != "running" {
+			t.Errorf("%s after the rollback: %+v", s, c)
+		}
+	}
+}
