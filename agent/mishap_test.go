@@ -47,9 +47,8 @@ func (h *host) balk() *balky {
 	return b
 }
 
-func (h *host) network() {
-	h.Cleanup(func() { h.api.NetworkRemove(context.Background(), h.fleet+"_default") })
-}
+// alone is a service that sleeps and needs no network: the engine has few to give.
+const alone = sleeps + "    network_mode: none\n"
 
 var errBusy = errors.New("Error response from daemon: device or resource busy")
 
@@ -58,8 +57,7 @@ var errBusy = errors.New("Error response from daemon: device or resource busy")
 func TestHalfMadeStack(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	h.network()
-	file := "services:\n  a:" + sleeps + "  b:" + sleeps + "  c:" + sleeps
+	file := "services:\n  a:" + alone + "  b:" + alone + "  c:" + alone
 	h.stop()
 	h.wrap = func(api client.APIClient) client.APIClient {
 		return &dying{APIClient: api, at: 3, after: true, kill: func() { h.cancel() }}
@@ -87,14 +85,13 @@ func TestHalfMadeStack(t *testing.T) {
 func TestRollbackStartsAll(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	h.network()
 	b := h.balk()
 	file := func(k, bad string) string {
 		s := "services:\n"
 		for _, name := range []string{"a", "b", "c", "d"} {
-			does := sleeps
+			does := alone
 			if name == bad {
-				does = strings.Replace(does, "sleep, '1000000'", "'false'", 1)
+				does = strings.Replace(does, "sleep, '1000000'", "'/no-such-program'", 1)
 			}
 			needs := ""
 			if name != "a" {
@@ -152,6 +149,17 @@ func TestOldCannotBeRemoved(t *testing.T) {
 	if got := h.mine(); len(got) != 1 {
 		t.Errorf("left: %v", got)
 	}
+	// To remove the resource itself is another matter: it is not forgotten before it is gone.
+	b.remove = func(string) error { return errBusy }
+	gone := h.op("web", protocol.Remove, nil, plan.Remove)
+	if out := h.do(gone); out.Status != protocol.Failed || h.agent.ledger.get(gone.Resource).Entry == nil {
+		t.Errorf("a removal that failed: %+v", out)
+	}
+	b.remove = nil
+	h.must(h.op("web", protocol.Remove, nil, plan.Remove))
+	if got := h.mine(); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
 }
 
 // TestNewCannotBeRemoved: a failed container that the engine cannot remove keeps what ran before from nothing but
@@ -206,10 +214,9 @@ func TestGoneMeanwhile(t *testing.T) {
 func TestRollbackStartsRestarted(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	h.network()
 	b := h.balk()
 	file := func(k string) string {
-		return "services:\n  a:" + sleeps + "    environment: {K: '" + k + "'}\n  b:" + sleeps
+		return "services:\n  a:" + alone + "    environment: {K: '" + k + "'}\n  b:" + alone
 	}
 	h.must(h.stack(protocol.Deploy, file("1")))
 	first := h.services()

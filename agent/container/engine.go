@@ -73,7 +73,7 @@ func (e *Engine) Resume(ctx context.Context, in Intent, journal Journal, progres
 	}
 	switch in.Phase {
 	case Committing:
-		r.commit(ctx)
+		err = r.commit(ctx)
 	case Rolling:
 		err = r.rollback(ctx, in.Failure)
 	case Creating: // only a taken network brings an unfinished creation here

@@ -27,8 +27,7 @@ func (r *run) swap(ctx context.Context, resumed bool) error {
 		err = r.startAll(ctx, resumed)
 	}
 	if err == nil {
-		r.commit(ctx)
-		return nil
+		return r.commit(ctx)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // being stopped: the next process goes on from the intent
@@ -38,7 +37,9 @@ func (r *run) swap(ctx context.Context, resumed bool) error {
 		f = &Failure{Message: err.Error()}
 	}
 	if r.job.Keep && f.Gate {
-		r.commit(ctx)
+		if err := r.commit(ctx); err != nil {
+			return err
+		}
 		return f
 	}
 	return r.rollback(ctx, f)
@@ -347,17 +348,20 @@ func (r *run) gates(ctx context.Context, s *Service, gates []watch) (string, err
 
 // commit removes what was kept for the way back. The new containers have passed their gate: nothing that goes wrong
 // here takes them back. What cannot be removed now is kept from ever starting again, and goes with the next change.
-func (r *run) commit(ctx context.Context) {
+// The error says that the agent is being stopped, and the next process removes the rest, or that a removal failed
+// that was asked for as such.
+func (r *run) commit(ctx context.Context) error {
 	if len(r.intent.Olds) == 0 {
-		return
+		return nil
 	}
 	if r.intent.Phase != Committing {
 		r.intent.Phase = Committing
 		if err := r.save(); err != nil {
 			r.engine.log.Error("what ran before is not removed", "resource", r.job.Resource, "err", err)
-			return
+			return nil
 		}
 	}
+	stopping := ctx
 	ctx = context.WithoutCancel(ctx)
 	var g errgroup.Group
 	g.SetLimit(inFlight)
@@ -367,20 +371,29 @@ func (r *run) commit(ctx context.Context) {
 			if err == nil {
 				return nil
 			}
+			if stopping.Err() != nil {
+				return context.Cause(stopping)
+			}
 			r.engine.log.Error("remove what ran before", "resource", r.job.Resource, "container", o.Name, "err", err)
 			never := container.UpdateConfig{RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled}}
 			if _, err := r.engine.api.ContainerUpdate(ctx, o.ID, never); err != nil {
 				r.engine.log.Error("keep what ran before from starting", "resource", r.job.Resource, "container", o.Name, "err", err)
 			}
+			if len(r.intent.News)+len(r.intent.Agains) == 0 { // to remove it was all there was to do
+				return r.engine.explain(ctx, err, o.Service, "remove container "+o.Name)
+			}
 			return nil
 		})
 	}
-	_ = g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
 	for _, s := range r.job.Services {
 		if s.Action == plan.Remove {
 			r.note(ServiceResult{Name: s.Name, State: "removed"})
 		}
 	}
+	return nil
 }
 
 // startTimeout bounds how long a rollback waits for what ran before to run again.
