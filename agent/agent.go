@@ -101,6 +101,7 @@ func New(opts Options) (_ *Agent, err error) {
 	if err := a.lockRoot(); err != nil {
 		return nil, err
 	}
+	a.sweep()
 	if a.allow, err = readConfig(opts); err != nil {
 		return nil, err
 	}
@@ -170,6 +171,18 @@ func (a *Agent) lockRoot() error {
 		return fmt.Errorf("lock agent root: %w", err)
 	}
 	return nil
+}
+
+// sweep removes what killed processes left behind of files they were writing and folders they were building in.
+func (a *Agent) sweep() {
+	for _, pattern := range []string{".build-*", ".new-*", "ledger/.new-*", "ledger/*/.new-*", "prints/*/.new-*", "undo/*.new"} {
+		left, _ := filepath.Glob(filepath.Join(a.opts.Root, pattern)) // fails on bad patterns only
+		for _, path := range left {
+			if err := os.RemoveAll(path); err != nil {
+				a.log.Warn("remove what a killed process left", "path", path, "err", err)
+			}
+		}
+	}
 }
 
 // lockEngine makes sure that no other agent of this fleet works on the engine. The lock is an abstract socket,

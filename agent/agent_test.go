@@ -393,6 +393,17 @@ func TestSecretsStayOut(t *testing.T) {
 	if out.Status != protocol.Failed {
 		t.Fatalf("%+v", out)
 	}
+	// The engine itself may repeat a value, and what failed is held with a reason.
+	cfg = h.config()
+	cfg.Command = "[[PASSWORD]]"
+	word := h.op("web", protocol.Deploy, cfg, plan.Create)
+	word.Payload.Secrets["PASSWORD"] = secret
+	if out := h.do(word); out.Held == "" || strings.Contains(out.Error, secret) {
+		t.Fatalf("%+v", out)
+	}
+	if b, _ := json.Marshal(h.observe().Holds); len(h.observe().Holds) == 0 || bytes.Contains(b, []byte(secret)) {
+		t.Errorf("holds: %s", b)
+	}
 	cfg = h.config(env("P", "[[PASSWORD]]"))
 	good := h.op("web", protocol.Deploy, cfg, plan.Create)
 	good.Payload.Secrets["PASSWORD"] = secret

@@ -102,15 +102,7 @@ func (a *Agent) hostFilesChanged(rec *record, paths []string) []string {
 		}
 	}
 	if len(learned) > 0 {
-		hosts := map[string]laid{}
-		for p, l := range rec.Hosts {
-			hosts[p] = l
-		}
-		for p, l := range learned {
-			hosts[p] = l
-		}
-		rec.Hosts = hosts
-		if err := a.ledger.put(rec); err != nil {
+		if err := a.ledger.learnHosts(rec.Resource, rec.Hosts, learned); err != nil {
 			a.log.Warn("remember host files", "resource", rec.Resource, "err", err)
 		}
 	}

@@ -192,6 +192,11 @@ func (l *ledger) get(id schema.ID) *record {
 func (l *ledger) put(r *record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.write(r)
+}
+
+// write wants l.mu held.
+func (l *ledger) write(r *record) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("write ledger of %s: %w", r.Resource, err)
@@ -201,6 +206,28 @@ func (l *ledger) put(r *record) error {
 	}
 	l.records[r.Resource] = r.clone()
 	return nil
+}
+
+// learnHosts notes how host files are seen to be, where known still is what is known of them. While an op is at work
+// on the resource its record is the op's.
+func (l *ledger) learnHosts(id schema.ID, known, seen map[string]laid) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, ok := l.records[id]
+	if !ok || now.Doing != nil {
+		return nil
+	}
+	r := now.clone()
+	r.Hosts = maps.Clone(r.Hosts)
+	if r.Hosts == nil {
+		r.Hosts = map[string]laid{}
+	}
+	for p, file := range seen {
+		if r.Hosts[p] == known[p] {
+			r.Hosts[p] = file
+		}
+	}
+	return l.write(r)
 }
 
 // errLedger: what is about to be done could not be written down, so it is not done.

@@ -3,6 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,6 +14,7 @@ import (
 
 	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
 )
 
 // balky is an engine that refuses single calls.
@@ -237,4 +241,55 @@ func TestRollbackStartsRestarted(t *testing.T) {
 			t.Errorf("%s after the rollback: %+v", s, c)
 		}
 	}
+}
+
+// TestLearnedBesideAnOp: what an observation learns of host files never overwrites the record of an op.
+func TestLearnedBesideAnOp(t *testing.T) {
+	l, err := openLedger(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := schema.NewID(schema.KindStack, "web")
+	put := func(r *record) {
+		t.Helper()
+		if err := l.put(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(&record{Format: recordFormat, Resource: id, Entry: &plan.Entry{Resource: id}, Hosts: map[string]laid{"/f": {Hash: "1"}}})
+	seen := l.get(id) // the observation begins
+	put(&record{Format: recordFormat, Resource: id, Entry: seen.Entry, Hosts: seen.Hosts, Doing: &doing{Op: "op"}})
+	if err := l.learnHosts(id, seen.Hosts, map[string]laid{"/g": {Hash: "2"}}); err != nil || l.get(id).Doing == nil || len(l.get(id).Hosts) != 1 {
+		t.Errorf("while the op works: %+v %v", l.get(id), err)
+	}
+	put(&record{Format: recordFormat, Resource: id, Entry: seen.Entry, Hosts: map[string]laid{"/f": {Hash: "3"}}})
+	if err := l.learnHosts(id, seen.Hosts, map[string]laid{"/f": {Hash: "1", Size: 9}, "/g": {Hash: "2"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.get(id).Hosts; got["/f"].Hash != "3" || got["/g"].Hash != "2" {
+		t.Errorf("after the op: %+v", got)
+	}
+}
+
+// TestSweep: a new agent removes the half-written files of a killed one, and nothing else.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.stop()
+	for name, stays := range map[string]bool{".new-1": false, ".build-1/x": false, "ledger/stack/.new-2": false, "undo/web.json.new": false,
+		"stacks/web/.new-3": true, "stacks/.build-2/x": true, "build-3/x": true} {
+		name := filepath.Join(h.root, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if _, err := os.Stat(name); (err == nil) != stays {
+				t.Errorf("%s: %v, want it to stay: %v", name, err, stays)
+			}
+		}()
+	}
+	h.start()
 }

@@ -357,19 +357,31 @@ func hostFiles(p *protocol.Payload) []string {
 	return slices.Compact(out)
 }
 
-// journal writes a Job's intent into the resource's record.
+// journal writes a Job's intent into the resource's record, without the values mask knows.
 type journal struct {
 	agent *Agent
 	rec   *record
+	mask  func(string) string
 }
 
 func (j journal) Save(in container.Intent) error {
 	r := *j.rec
 	d := *r.Doing
+	in.Failure = hidden(in.Failure, j.mask)
 	d.Intent = &in
 	r.Doing = &d
 	j.rec.Doing = &d
 	return j.agent.ledger.put(&r)
+}
+
+// hidden is f without the values mask knows.
+func hidden(f *container.Failure, mask func(string) string) *container.Failure {
+	if f == nil {
+		return nil
+	}
+	h := *f
+	h.Message, h.Hint, h.Tail = mask(f.Message), mask(f.Hint), mask(f.Tail)
+	return &h
 }
 
 // change runs a Job and writes down how it ended.
@@ -379,10 +391,14 @@ func (a *Agent) change(ctx context.Context, op protocol.Op, rec *record, job con
 		if err != nil {
 			return protocol.Outcome{}, err
 		}
-		d.Repair = len(broken) > 0
+		d.Repair = slices.ContainsFunc(job.Services, func(s container.Service) bool {
+			return slices.Contains(broken, s.Name) && slices.ContainsFunc(rec.Entry.Units, func(u plan.Unit) bool { return u.Service == s.Name && u.Digest == s.Digest })
+		})
 	}
 	rec.Doing = d
-	res := a.engine.Run(ctx, job, journal{a, rec})
+	mask := redactor(op.Payload)
+	res := a.engine.Run(ctx, job, journal{a, rec, mask})
+	res.Failure = hidden(res.Failure, mask) // it becomes a hold's reason too
 	if res.Failure != nil && ctx.Err() != nil {
 		return protocol.Outcome{}, errInterrupted
 	}
@@ -401,7 +417,10 @@ func (a *Agent) resume(ctx context.Context, id schema.ID) (protocol.Outcome, err
 	}
 	op := protocol.Op{ID: rec.Doing.Op, Resource: id, Server: a.opts.Server}
 	a.log.Info("going on with an op that was cut off", "resource", id, "op", op.ID)
-	res := a.engine.Resume(ctx, *rec.Doing.Intent, journal{a, rec}, a.say(op))
+	res := a.engine.Resume(ctx, *rec.Doing.Intent, journal{a, rec, redactor(nil)}, a.say(op))
+	if e := rec.Doing.Entry; res.Failure != nil && e != nil && slices.ContainsFunc(e.Units, func(u plan.Unit) bool { return len(u.Secrets) > 0 }) {
+		res.Failure.Tail = "" // the values to take out of it went with the process that was killed
+	}
 	if res.Failure != nil && ctx.Err() != nil {
 		return protocol.Outcome{}, errInterrupted
 	}
@@ -699,7 +718,7 @@ func (a *Agent) remove(ctx context.Context, op protocol.Op) (protocol.Outcome, e
 	if err := a.ledger.put(rec); err != nil {
 		return protocol.Outcome{Status: protocol.Refused}, err
 	}
-	res := a.engine.Run(ctx, job, journal{a, rec})
+	res := a.engine.Run(ctx, job, journal{a, rec, redactor(nil)})
 	if res.Failure != nil && ctx.Err() != nil {
 		return protocol.Outcome{}, errInterrupted
 	}

@@ -403,7 +403,9 @@ const startTimeout = time.Minute
 func (r *run) rollback(ctx context.Context, why *Failure) error {
 	ctx = context.WithoutCancel(ctx)
 	if r.intent.Phase != Rolling {
-		r.intent.Phase, r.intent.Failure = Rolling, why
+		kept := *why
+		kept.Tail = "" // what a container prints is not written down
+		r.intent.Phase, r.intent.Failure = Rolling, &kept
 		if err := r.save(); err != nil {
 			return err
 		}

@@ -137,7 +137,7 @@ func (s *Stack) build(ctx context.Context, project *compose.Project, services []
 	}
 	root := s.dir
 	if !s.cfg().FilesOnHost {
-		tmp, err := os.MkdirTemp(s.opts.Root, "build-")
+		tmp, err := os.MkdirTemp(s.opts.Root, ".build-")
 		if err != nil {
 			return fmt.Errorf("make a folder to build in: %w", err)
 		}
