@@ -54,7 +54,7 @@ func (h *host) balk() *balky {
 // alone is a service that sleeps and needs no network: the engine has few to give.
 const alone = sleeps + "    network_mode: none\n"
 
-var errBusy = errors.New("Error response from daemon: device or resource busy")
+var errBusy = errors.New("error response from daemon: device or resource busy")
 
 // TestHalfMadeStack: a stack's first containers, made by a process that was killed before it started them, are
 // taken up by the next op.
