@@ -22,7 +22,7 @@ type child struct {
 	delete bool
 
 	tip   string             // the newest commit
-	snap  *gitrepo.Snapshot  // what is taken; nil = nothing could ever be read
+	snap  *fetched           // what is taken; nil = nothing could ever be read
 	files []schema.File      // of snap, under the child's prefix
 	diags schema.Diagnostics // why the tip is not taken, at the child's own lines
 	state string             // ok, broken, unreachable
@@ -34,7 +34,7 @@ func (c *child) prefix() string { return c.name + ":" }
 
 // goodChild is what was taken of a child last.
 type goodChild struct {
-	snap  *gitrepo.Snapshot
+	snap  *fetched
 	files []schema.File
 }
 
@@ -57,7 +57,7 @@ func (rd *reader) further(ctx context.Context, r *reading, own []schema.File, se
 			config, diags := schema.Parse(all, schema.Options{Compat: set.Compat, Cache: rd.cache})
 			wrong := append(newErrors(diags, r.diags), outside(config, res, c, set)...)
 			if len(wrong) > 0 {
-				if candidate.snap.Commit == c.tip {
+				if candidate.snap.commit == c.tip {
 					c.state, c.diags = "broken", wrong.Sorted()
 					c.err = "commit " + plan.Short(c.tip) + " is not applied"
 				}
@@ -93,7 +93,7 @@ func (c *child) candidates(last *goodChild) []*goodChild {
 	if c.snap != nil && c.state == "ok" {
 		list = append(list, &goodChild{c.snap, c.files})
 	}
-	if last != nil && (len(list) == 0 || last.snap.Commit != c.snap.Commit) {
+	if last != nil && (len(list) == 0 || last.snap.commit != c.snap.commit) {
 		list = append(list, last)
 	}
 	c.snap, c.files = nil, nil
@@ -104,7 +104,7 @@ func (c *child) candidates(last *goodChild) []*goodChild {
 func (rd *reader) remember(r *reading, c *child, res *schema.Resource) {
 	if c.snap != nil {
 		rd.goodChildren[c.name] = &goodChild{c.snap, c.files}
-		r.others["sync "+c.name] = c.snap.Commit
+		r.others["sync "+c.name] = c.snap.commit
 	}
 	if c.state == "ok" {
 		return
@@ -113,7 +113,7 @@ func (rd *reader) remember(r *reading, c *child, res *schema.Resource) {
 	if c.snap == nil {
 		d.Hint = "nothing of it was read yet, so nothing counts as orphaned"
 	} else {
-		d.Hint = "what it declared at " + plan.Short(c.snap.Commit) + " stays"
+		d.Hint = "what it declared at " + plan.Short(c.snap.commit) + " stays"
 	}
 	if len(c.diags) > 0 {
 		first := c.diags[0]
@@ -143,15 +143,15 @@ func (rd *reader) child(ctx context.Context, r *reading, res *schema.Resource) *
 		return fail("%v", err)
 	}
 	c.addr, c.branch = addr, from.Branch
-	snap, err := rd.fetchOther(ctx, addr, from)
+	snap, err := rd.other(ctx, res.ID, addr, from)
 	if err != nil {
 		return fail("%s could not be read: %v", addr, err)
 	}
-	c.tip = snap.Commit
+	c.tip = snap.commit
 	paths := conf.ResourcePath
 	files, diags, err := configFiles(snap, paths, nil)
 	if err != nil {
-		return fail("%s at %s could not be read: %v", addr, plan.Short(snap.Commit), err)
+		return fail("%s at %s could not be read: %v", addr, plan.Short(snap.commit), err)
 	}
 	for i := range files {
 		files[i].Path = c.prefix() + files[i].Path
@@ -277,7 +277,7 @@ func (r *reading) childStatus() []SyncStatus {
 	for _, c := range r.children {
 		st := SyncStatus{Name: c.name, URL: c.addr.String(), Branch: c.branch, Tip: c.tip, State: c.state, Error: c.err, Diagnostics: c.diags}
 		if c.snap != nil {
-			st.Good, st.Applied = c.snap.Commit, c.snap.Commit
+			st.Good, st.Applied = c.snap.commit, c.snap.commit
 		}
 		out = append(out, st)
 	}

@@ -36,9 +36,10 @@ type reading struct {
 
 // files is the tree a stack's files are read from, and the repository's name for labels.
 type files struct {
-	tree tree
-	repo string
-	why  string // why there is none
+	tree   tree
+	repo   string
+	branch string // of another repository
+	why    string // why there is none
 }
 
 func (r *reading) broken() bool { return r.diags.HasErrors() }
@@ -68,8 +69,19 @@ type reader struct {
 	known        map[string]bool // what the kept declarations were made with
 	plain        map[string]string
 	goodChildren map[string]*goodChild
-	snaps        map[string]*gitrepo.Snapshot // other repositories as last fetched, by address, account, branch and commit
+	snaps        map[string]*fetched // other repositories as last fetched, by address, account, branch and commit
+	// other reads another repository for a resource: fetchOther, or, in a preview, what the base branch knows of it.
+	other func(ctx context.Context, id schema.ID, addr gitrepo.Address, from schema.Source) (*fetched, error)
 }
+
+// A fetched is one commit of another repository.
+type fetched struct {
+	tree
+	commit string
+}
+
+// ID is the tree's id, "" where it has none.
+func (f *fetched) ID() string { return treeID(f.tree) }
 
 // A keptDeclaration is a stack or deployment as declared last time, with what that depends on.
 type keptDeclaration struct {
@@ -82,8 +94,10 @@ type keptDeclaration struct {
 }
 
 func newReader(name string, opts *Options, m *mirrors, src source, sc scope) *reader {
-	return &reader{name: name, opts: opts, mirrors: m, src: src, scope: sc, cache: schema.NewCache(),
-		kept: make(map[schema.ID]*keptDeclaration), snaps: make(map[string]*gitrepo.Snapshot), goodChildren: make(map[string]*goodChild)}
+	rd := &reader{name: name, opts: opts, mirrors: m, src: src, scope: sc, cache: schema.NewCache(),
+		kept: make(map[schema.ID]*keptDeclaration), snaps: make(map[string]*fetched), goodChildren: make(map[string]*goodChild)}
+	rd.other = rd.fetchOther
+	return rd
 }
 
 // read parses a view and reads the files that it names. What authors got wrong is in the reading's
@@ -255,12 +269,12 @@ func (rd *reader) filesOf(ctx context.Context, r *reading, res *schema.Resource)
 	if c0 == nil && rd.isOwn(addr, from, r.branch) || c0 != nil && from.Commit == "" && c0.addr.Same(addr) && c0.branch == from.Branch {
 		return own
 	}
-	snap, err := rd.fetchOther(ctx, addr, from)
+	snap, err := rd.other(ctx, res.ID, addr, from)
 	if err != nil {
 		return files{repo: addr.String(), why: err.Error()}
 	}
-	r.others[addr.String()+" "+from.Branch] = snap.Commit
-	return files{tree: snap, repo: addr.String()}
+	r.others[addr.String()+" "+from.Branch] = snap.commit
+	return files{tree: snap, repo: addr.String(), branch: from.Branch}
 }
 
 // at is the repository that declares a resource.
@@ -301,7 +315,7 @@ func sourceAddress(from schema.Source) (gitrepo.Address, error) {
 
 // fetchOther reads another repository. When it cannot be asked, what it last held is used, so that a forge
 // that is down changes nothing.
-func (rd *reader) fetchOther(ctx context.Context, addr gitrepo.Address, from schema.Source) (*gitrepo.Snapshot, error) {
+func (rd *reader) fetchOther(ctx context.Context, _ schema.ID, addr gitrepo.Address, from schema.Source) (*fetched, error) {
 	if addr.Local() {
 		return nil, errors.New("a path on this machine is read only by [config] and --repo")
 	}
@@ -321,11 +335,11 @@ func (rd *reader) fetchOther(ctx context.Context, addr gitrepo.Address, from sch
 	}
 	if err != nil {
 		if old := rd.snaps[key]; old != nil && ctx.Err() == nil {
-			rd.opts.Log.WarnContext(ctx, "repository not read, going on with what it held", "repo", addr.String(), "commit", old.Commit, "err", err)
+			rd.opts.Log.WarnContext(ctx, "repository not read, going on with what it held", "repo", addr.String(), "commit", old.commit, "err", err)
 			return old, nil
 		}
 		return nil, err
 	}
-	rd.snaps[key] = snap
-	return snap, nil
+	rd.snaps[key] = &fetched{tree: snap, commit: snap.Commit}
+	return rd.snaps[key], nil
 }

@@ -73,7 +73,7 @@ func (s *syncer) make(r *reading, state *plan.State, j job) *plan.Plan {
 	p := plan.Make(s.desire(r, j), state, s.prev())
 	for i := range p.Steps {
 		if c := r.origin[p.Steps[i].Resource]; c != nil {
-			p.Steps[i].Sync, p.Steps[i].Commit = c.name, c.snap.Commit
+			p.Steps[i].Sync, p.Steps[i].Commit = c.name, c.snap.commit
 		}
 	}
 	p.Diagnostics = append(r.diags[:len(r.diags):len(r.diags)], p.Diagnostics...).Sorted()

@@ -59,6 +59,7 @@ type syncer struct {
 	status   SyncStatus
 	last     *plan.Plan
 	lastRead *reading
+	lastOwed map[schema.ID]bool
 	state    *plan.State
 	kept     *setBack
 	halted   *halt  // a person cancelled this commit's run
@@ -249,6 +250,7 @@ func (s *syncer) planned(r *reading, p *plan.Plan, state *plan.State, j job) {
 	if len(j.rules.Only) > 0 {
 		return
 	}
+	s.lastOwed = s.owed
 	s.quiet = !needsRun(p)
 	s.last, s.lastRead = p, r
 	s.status.Summary, s.status.Planned = p.Summary, time.Now().UTC()

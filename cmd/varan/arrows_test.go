@@ -28,6 +28,7 @@ func TestArrows(t *testing.T) {
 		"apply/fleet":         {"schema", "plan", "apply", "agent/protocol", "agent/protocol/wire"},
 		"apply/journal":       {"apply"},
 		"sync/dial":           {},
+		"sync/sandbox":        {},
 		"sync/gitrepo":        {"schema", "plan/compose", "sync/dial"},
 		"sync/forge":          {"sync/dial"},
 		"sync/forge/github":   {"sync/forge"},
@@ -36,7 +37,7 @@ func TestArrows(t *testing.T) {
 		"sync/forge/connect":  {"sync/forge", "sync/forge/github", "sync/forge/gitea", "sync/forge/gitlab"},
 		"sync/report":         {"schema", "plan", "apply", "agent/protocol"},
 		"sync/settings":       {"schema"},
-		"sync":                {"schema", "plan", "plan/compose", "apply", "apply/fleet", "agent/protocol", "sync/gitrepo", "sync/report", "sync/forge", "sync/forge/connect"},
+		"sync":                {"schema", "plan", "plan/compose", "apply", "apply/fleet", "agent/protocol", "sync/gitrepo", "sync/report", "sync/forge", "sync/forge/connect", "sync/sandbox"},
 		"sync/httpd":          {"schema", "plan", "apply", "sync", "sync/report", "agent/protocol"},
 		"examples":            {},
 	}

@@ -8,9 +8,14 @@ package main
 import (
 	"context"
 	"os"
+
+	"github.com/varanhq/varan/sync"
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == sync.PreviewArg { // the confined half of a preview, before anything is read
+		os.Exit(sync.PreviewChild(os.Stdin, os.Stdout, os.Stderr))
+	}
 	sh := newShell(os.Stdin, os.Stdout, os.Stderr, os.Environ())
 	os.Exit(run(context.Background(), sh, os.Args[1:]))
 }
