@@ -148,7 +148,7 @@ func (c *Child) why(err error) error {
 	}
 	status, _ := state.Sys().(syscall.WaitStatus)
 	switch {
-	case status.Signaled() && (status.Signal() == syscall.SIGXCPU || state.SystemTime()+state.UserTime() >= c.limits.CPU):
+	case status.Signaled() && (status.Signal() == syscall.SIGXCPU || state.SystemTime()+state.UserTime() >= c.limits.CPU*9/10):
 		return fmt.Errorf("planning needed more than %s of computing: %w", c.limits.CPU, ErrKilled)
 	case status.Exited() && status.ExitStatus() == exitMemory, strings.Contains(said, "out of memory"):
 		return fmt.Errorf("planning needed more than %s of memory: %w", size(c.limits.Memory), ErrKilled)
