@@ -113,6 +113,8 @@ func (f *field) wants() string {
 		return "a string"
 	case "bool":
 		return "true or false"
+	case "prune":
+		return `true, false or "all"`
 	case "int":
 		return "a whole number"
 	case "float":
@@ -401,6 +403,18 @@ func (d *decoder) value(f *field, dst reflect.Value, v any, n *node, path string
 			return
 		}
 		d.str(f, dst, s, n, path)
+	case "prune":
+		b, isBool := v.(bool)
+		switch {
+		case isBool && b:
+			dst.SetString(string(PruneOurs))
+		case isBool:
+			dst.SetString(string(PruneNothing))
+		case v == string(PruneAll):
+			dst.SetString(string(PruneAll))
+		default:
+			d.wrong(f, n, path, v, "")
+		}
 	case "bool":
 		b, ok := v.(bool)
 		if !ok {

@@ -110,7 +110,7 @@ func docWord(f *field) string {
 	}
 	word := map[string]string{"str": "string", "strlist": "strings", "argv": "list of strings", "kv-env": "environment",
 		"kv-label": "labels", "kv-conv": "mappings", "kv-term": "signals", "cmd": "command", "image": "union", "execution": "union",
-		"weekday": "string", "date": "string", "timezone": "string", "map": "table of strings", "any": "table", "one-or-list": "table or list of tables"}[f.word]
+		"prune": "bool or `\"all\"`", "weekday": "string", "date": "string", "timezone": "string", "map": "table of strings", "any": "table", "one-or-list": "table or list of tables"}[f.word]
 	switch {
 	case f.word == "list" && f.shape != nil:
 		word = "list of tables"

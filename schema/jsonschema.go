@@ -213,6 +213,8 @@ func (g *generator) value(f *field) object {
 		return object{"enum": g.enum(f, f.def == "")}
 	case "bool":
 		return object{"type": "boolean"}
+	case "prune":
+		return object{"enum": []any{true, false, string(PruneAll)}}
 	case "int", "float":
 		o := object{"type": "integer"}
 		if f.word == "float" {

@@ -12,7 +12,7 @@ type ServerConfig struct {
 	AutoRotateKeys            bool     `key:"auto_rotate_keys" default:"true" json:"auto_rotate_keys,omitempty" doc:"Accepted and not used: keys are rotated with varan key rotate."`
 	Passkey                   string   `key:"passkey" json:"-" doc:"Accepted and not used: agents authenticate by key."`
 	IgnoreMounts              []string `key:"ignore_mounts" word:"strlist" json:"ignore_mounts,omitempty" doc:"Prefixes of mount paths left out of disk figures."`
-	AutoPrune                 bool     `key:"auto_prune" default:"true" json:"auto_prune,omitempty" doc:"Prune unused images daily."`
+	AutoPrune                 Prune    `key:"auto_prune" word:"prune" default:"true" json:"auto_prune,omitempty" doc:"true: once a day, remove images that varan pulled or built and nothing uses; \"all\": every image nothing uses, as Komodo does."`
 	Links                     []string `key:"links" word:"strlist" json:"links,omitempty" doc:"Links shown on the page."`
 	StatsMonitoring           bool     `key:"stats_monitoring" default:"true" json:"stats_monitoring,omitempty" doc:"Collect figures of CPU, memory and disks."`
 	SendUnreachableAlerts     bool     `key:"send_unreachable_alerts" default:"true" json:"send_unreachable_alerts,omitempty" doc:"Alert when its agent is gone."`
