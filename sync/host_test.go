@@ -153,7 +153,7 @@ func (r *reports) next() Report {
 	for {
 		select {
 		case rep := <-r.ch:
-			if rep.Stage == StageApplied && rep.Trigger == triggerDrift && !needsRun(rep.Plan) {
+			if rep.Stage == StageApplying || rep.Stage == StageApplied && rep.Trigger == triggerDrift && !needsRun(rep.Plan) {
 				continue
 			}
 			return rep

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -20,6 +21,10 @@ type Options struct {
 	Journal  apply.Journal // nil = runs are kept in memory only
 	Reporter Reporter      // nil = the log alone
 	Log      *slog.Logger  // nil = discarded
+
+	// Surprises tells which risks of a commit's plan its pull request did not show: they are asked about. It is called
+	// only for plans with risks; nil = none is a surprise.
+	Surprises func(ctx context.Context, commit string, risks []string) []string
 
 	// Events delivers the names of servers on which something changed; nil = only periods look.
 	Events <-chan string

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/plan/compose"
@@ -57,6 +58,9 @@ type Preview struct {
 	Base string
 	// Stacks, of an app repository's preview, are the resources whose files it holds: the plan shows no others.
 	Stacks []schema.ID
+	// Files are those with errors in them, by the names the Diagnostics use.
+	Files map[string][]byte
+	Took  time.Duration
 }
 
 // ErrStale: the forge's merge commit is of another base or head. The preview is made when it has caught up.
@@ -95,11 +99,12 @@ type previewAsk struct {
 	Address  string `json:",omitempty"`
 	Branch   string `json:",omitempty"`
 
-	Plan   *plan.Plan  `json:",omitempty"`
-	Broken bool        `json:",omitempty"`
-	Stale  bool        `json:",omitempty"`
-	Stacks []schema.ID `json:",omitempty"`
-	Err    string      `json:",omitempty"`
+	Plan   *plan.Plan        `json:",omitempty"`
+	Broken bool              `json:",omitempty"`
+	Stale  bool              `json:",omitempty"`
+	Stacks []schema.ID       `json:",omitempty"`
+	Files  map[string][]byte `json:",omitempty"`
+	Err    string            `json:",omitempty"`
 }
 
 type previewTold struct {
@@ -132,6 +137,7 @@ func (s *syncer) basis() (*basis, error) {
 // previewOf plans a commit of the config repository, or, with app set, of a repository that stacks take their files
 // from. program is this program's own path.
 func (s *syncer) previewOf(ctx context.Context, program string, repo *gitrepo.Repo, sub Subject, app *gitrepo.Address, appBranch string, limits sandbox.Limits) (*Preview, error) {
+	began := time.Now()
 	b, err := s.basis()
 	if err != nil {
 		return nil, err
@@ -171,7 +177,7 @@ func (s *syncer) previewOf(ctx context.Context, program string, repo *gitrepo.Re
 	case done.Plan == nil:
 		return nil, fmt.Errorf("preview %s: the child gave no plan", plan.Short(sub.Commit))
 	}
-	return &Preview{Plan: done.Plan, Broken: done.Broken, Base: b.read.commit, Stacks: done.Stacks}, nil
+	return &Preview{Plan: done.Plan, Broken: done.Broken, Base: b.read.commit, Stacks: done.Stacks, Files: done.Files, Took: time.Since(began)}, nil
 }
 
 // A previewServer answers the child. Trees are those of the base branch's reading alone.

@@ -110,6 +110,7 @@ func (a *previewAsk) make(ctx context.Context, req *previewRequest, p *pipe, hea
 	if err != nil {
 		return err
 	}
+	defer func() { a.quote(head) }()
 	if r.broken() {
 		a.Broken, a.Plan = true, s.brokenPlan(r)
 		return nil
@@ -128,6 +129,29 @@ func (a *previewAsk) make(ctx context.Context, req *previewRequest, p *pipe, hea
 	}
 	a.Plan.Diagnostics = append(schema.Diagnostics(a.Plan.Diagnostics), newKeys(before.config, r.config)...).Sorted()
 	return nil
+}
+
+// quote brings along the files in which something is wrong, so that a report can show the lines.
+func (a *previewAsk) quote(head tree) {
+	const most, each = 1 << 20, 256 << 10
+	size := 0
+	for _, d := range a.Plan.Diagnostics {
+		_, file, ok := strings.Cut(d.File, ":") // of a further sync: its name stands before
+		if !ok {
+			file = d.File
+		}
+		if d.Severity != schema.SeverityError || d.Line == 0 || a.Files[d.File] != nil || size >= most {
+			continue
+		}
+		data, err := head.Read(file, each)
+		if err != nil {
+			continue
+		}
+		if a.Files == nil {
+			a.Files = make(map[string][]byte)
+		}
+		a.Files[d.File], size = data, size+len(data)
+	}
 }
 
 // newKeys says which servers a pull request lets in.
@@ -149,7 +173,7 @@ func newKeys(before, after *schema.Config) schema.Diagnostics {
 				}
 			}
 		}
-		out = append(out, schema.Diagnostic{Severity: schema.SeverityWarning, Pos: res.At("config.public_key"),
+		out = append(out, schema.Diagnostic{Severity: schema.SeverityWarning, Risk: schema.RiskKey, Pos: res.At("config.public_key"),
 			Message: fmt.Sprintf("%s: this key %s: it will be given that server's secrets", res.ID, what)})
 	}
 	return out

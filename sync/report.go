@@ -16,7 +16,8 @@ const (
 	StageBroken      Stage = "broken"      // the commit cannot be applied: Diagnostics
 	StageUnreachable Stage = "unreachable" // the repository could not be read: Err
 	StageWaiting     Stage = "waiting"     // a rewritten branch waits to stand still: Why
-	StagePlanned     Stage = "planned"     // Plan, about to be applied or asking
+	StagePlanned     Stage = "planned"     // Plan, which asks
+	StageApplying    Stage = "applying"    // Plan of a commit, about to be applied
 	StageApplied     Stage = "applied"     // Plan and Result
 )
 

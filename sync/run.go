@@ -49,12 +49,15 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	if j.look {
 		return p, nil, nil
 	}
-	if why := s.asks(p, j); why != nil {
+	if why := s.asks(ctx, p, j); why != nil {
 		if news := s.setBack(v, "asking", "", p.Digest); !news || j.trigger == triggerCommand {
 			return p, why, nil
 		}
 		s.say(ctx, Report{Stage: StagePlanned, Commit: v.commit, Trigger: j.trigger, Plan: p, Diagnostics: r.diags})
 		return p, why, nil
+	}
+	if needsRun(p) && j.trigger == triggerCommit {
+		s.say(ctx, Report{Stage: StageApplying, Commit: v.commit, Trigger: j.trigger, Plan: p})
 	}
 	result, err := s.apply(ctx, r, p, j)
 	if err != nil {
@@ -93,13 +96,20 @@ func (s *syncer) desire(r *reading, j job) *plan.Desired {
 }
 
 // asks says why a plan waits for a person, nil if it does not.
-func (s *syncer) asks(p *plan.Plan, j job) *apply.Result {
+func (s *syncer) asks(ctx context.Context, p *plan.Plan, j job) *apply.Result {
 	manual := s.manual && (j.trigger == triggerCommit || j.trigger == triggerSecret) && p.Changes()
 	approved := j.approved != "" && j.approved == p.Digest
-	if approved || len(p.Asks) == 0 && !manual && s.heldBack(p.Commit) == "" {
+	if approved {
+		return nil
+	}
+	surprises := s.surprises(ctx, p, j)
+	if len(p.Asks) == 0 && !manual && s.heldBack(p.Commit) == "" && len(surprises) == 0 {
 		return nil
 	}
 	why := append([]string(nil), p.Asks...)
+	for _, risk := range surprises {
+		why = append(why, "the pull request did not show: "+risk)
+	}
 	if manual {
 		why = append(why, `apply = "manual": every change waits for an approval`)
 	}
@@ -108,6 +118,18 @@ func (s *syncer) asks(p *plan.Plan, j job) *apply.Result {
 	}
 	p.Asks = why
 	return &apply.Result{Head: s.head(p.Commit, j), Status: apply.StatusAsks, Asks: why, Started: time.Now().UTC()}
+}
+
+// surprises are risks of a commit's plan that were not seen before the merge.
+func (s *syncer) surprises(ctx context.Context, p *plan.Plan, j job) []string {
+	if s.opts.Surprises == nil || s.onSurprise == "apply" || j.trigger != triggerCommit || p.Commit == "" {
+		return nil
+	}
+	risks := Risks(p)
+	if len(risks) == 0 {
+		return nil
+	}
+	return s.opts.Surprises(ctx, p.Commit, risks)
 }
 
 func (s *syncer) head(commit string, j job) apply.Head {

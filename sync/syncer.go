@@ -41,6 +41,7 @@ type syncer struct {
 
 	rules       plan.Rules
 	manual      bool
+	onSurprise  string
 	maxFailures int
 
 	runLock  gosync.Mutex // held by the run; guards the next group
@@ -155,7 +156,7 @@ func (s *syncer) configure(c Root, compat schema.Compat) {
 		drift = "report"
 	}
 	s.rules = plan.Rules{Delete: c.Delete, MaxRemovals: c.MaxRemovals, ReportDrift: drift == "report"}
-	s.manual, s.maxFailures = c.Apply == "manual", c.MaxFailures
+	s.manual, s.maxFailures, s.onSurprise = c.Apply == "manual", c.MaxFailures, c.OnSurprise
 }
 
 func (s *syncer) settings() *Settings {

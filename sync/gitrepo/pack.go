@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
@@ -34,6 +35,25 @@ func (r *Repo) Refs(ctx context.Context, names ...string) (map[string]string, er
 	for _, name := range names {
 		if _, h, err := resolve(talk.refs(), name); err == nil {
 			out[name] = h.String()
+		}
+	}
+	return out, nil
+}
+
+// Branches asks where the branches stand whose names begin with prefix.
+func (r *Repo) Branches(ctx context.Context, prefix string) (map[string]string, error) {
+	out := map[string]string{}
+	if r.local != nil {
+		return out, nil
+	}
+	talk, err := r.wire.open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", r.addr, err)
+	}
+	defer talk.close()
+	for name, h := range talk.refs().References {
+		if branch, ok := strings.CutPrefix(name, "refs/heads/"); ok && strings.HasPrefix(branch, prefix) {
+			out[branch] = h.String()
 		}
 	}
 	return out, nil
