@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -493,23 +494,31 @@ func (a *Agent) tell(p protocol.Progress) {
 	}
 }
 
-var containerID = regexp.MustCompile(`/containers/([0-9a-f]{64})/|docker[-/]([0-9a-f]{64})`)
+// containerID finds the id of the container a process is in: in its cgroup's name, or in the files the engine mounts
+// below its /etc. A process on the host sees mounts of containers too, the shared memory of those with a shareable IPC
+// namespace for one, and is in none of them.
+var containerID = regexp.MustCompile(`docker[-/]([0-9a-f]{64})|/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) /etc/`)
 
 // self is the container this process runs in, as far as the kernel tells.
 func (a *Agent) self() string {
-	for _, f := range []string{"/proc/self/mountinfo", "/proc/self/cgroup"} {
+	for _, f := range []string{"/proc/self/cgroup", "/proc/self/mountinfo"} {
 		data, err := os.ReadFile(f)
 		if err != nil {
 			continue
 		}
-		if m := containerID.FindSubmatch(data); m != nil {
-			if len(m[1]) > 0 {
-				return string(m[1])
-			}
-			return string(m[2])
+		if id := idIn(data); id != "" {
+			return id
 		}
 	}
 	return ""
+}
+
+func idIn(data []byte) string {
+	m := containerID.FindSubmatch(data)
+	if m == nil {
+		return ""
+	}
+	return cmp.Or(string(m[1]), string(m[2]))
 }
 
 // newKey reads a key of 32 bytes from path, or makes one.

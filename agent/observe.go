@@ -21,11 +21,62 @@ import (
 	"github.com/varanhq/varan/schema"
 )
 
-// policies remembers the restart policies of containers that have ended: they do not change, and asking costs a
-// call each.
+// policies remembers what of a container does not change and the list does not tell: the restart policies of those
+// that have ended, and whose namespaces those have that share one. Asking costs a call each.
 type policies struct {
-	mu   sync.Mutex // guards of
-	ends map[string]bool
+	mu     sync.Mutex // guards what follows
+	ends   map[string]bool
+	shares map[string]shared
+}
+
+// shared are the ids of the containers whose IPC and PID namespaces a container has; "" = its own.
+type shared struct{ ipc, pid string }
+
+// sharing fills in whose IPC and PID namespaces those containers have that the ledger says share one.
+func (a *Agent) sharing(ctx context.Context, s *plan.ServerState) {
+	type unit struct{ of, service string }
+	share := map[unit]bool{}
+	for id, e := range s.Ledger {
+		for _, u := range e.Units {
+			if slices.ContainsFunc(u.Shares, func(s plan.Share) bool { return s.What == plan.ShareIPC || s.What == plan.SharePID }) {
+				share[unit{string(id), u.Service}] = true
+				if e.Adopted && e.Project != "" {
+					share[unit{e.Project, u.Service}] = true
+				}
+			}
+		}
+	}
+	if len(share) == 0 {
+		return
+	}
+	for i := range s.Containers {
+		c := &s.Containers[i]
+		if share[unit{string(c.Resource), c.Service}] || c.Resource == "" && share[unit{c.Project, c.Service}] {
+			of := a.sharedBy(ctx, c.ID)
+			c.IPCOf, c.PIDOf = of.ipc, of.pid
+		}
+	}
+}
+
+func (a *Agent) sharedBy(ctx context.Context, id string) shared {
+	a.policies.mu.Lock()
+	of, ok := a.policies.shares[id]
+	a.policies.mu.Unlock()
+	if ok {
+		return of
+	}
+	c, err := a.api.ContainerInspect(ctx, id)
+	if err != nil || c.ContainerJSONBase == nil || c.HostConfig == nil {
+		return shared{}
+	}
+	of = shared{c.HostConfig.IpcMode.Container(), c.HostConfig.PidMode.Container()}
+	a.policies.mu.Lock()
+	defer a.policies.mu.Unlock()
+	if a.policies.shares == nil {
+		a.policies.shares = map[string]shared{}
+	}
+	a.policies.shares[id] = of
+	return of
 }
 
 // endsByItself reports whether a container's restart policy leaves it be after exit 0.
@@ -76,6 +127,7 @@ func (a *Agent) Observe(ctx context.Context, q protocol.Observe) protocol.Observ
 		}
 		s.Holds = append(s.Holds, r.Holds...)
 	})
+	a.sharing(ctx, s)
 	now := time.Now()
 	s.Holds = slices.DeleteFunc(s.Holds, func(h plan.Hold) bool { return h.Over(now) })
 	slices.SortFunc(s.Holds, func(x, y plan.Hold) int {
@@ -125,6 +177,11 @@ func (a *Agent) forget(alive map[string]bool) {
 			delete(a.policies.ends, id)
 		}
 	}
+	for id := range a.policies.shares {
+		if !alive[id] {
+			delete(a.policies.shares, id)
+		}
+	}
 }
 
 // container is one container as plan wants it, from what the list says; only one that ended with 0 is looked at
@@ -134,6 +191,9 @@ func (a *Agent) container(ctx context.Context, c *docker.Summary) plan.Container
 	out := plan.Container{ID: c.ID, Image: c.Image, ImageID: c.ImageID, Status: c.State,
 		Project: l["com.docker.compose.project"], Service: l["com.docker.compose.service"], WorkDir: l["com.docker.compose.project.working_dir"],
 		OneOff: l["com.docker.compose.oneoff"] == "True", Ports: ports(c.Ports)}
+	if of, ok := strings.CutPrefix(c.HostConfig.NetworkMode, "container:"); ok {
+		out.NetworkOf = of
+	}
 	if len(c.Names) > 0 {
 		out.Name = strings.TrimPrefix(slices.MinFunc(c.Names, func(x, y string) int { return cmp.Compare(strings.Count(x, "/"), strings.Count(y, "/")) }), "/")
 	}

@@ -603,17 +603,18 @@ func refreshed(rec *record, op protocol.Op) *plan.Entry {
 	return &e
 }
 
-// takeNeeds fills in the needs of services whose containers bear no label about them.
+// takeNeeds fills in the needs that the containers' labels do not tell of: compose leaves out those that were not
+// made with it.
 func (a *Agent) takeNeeds(job *container.Job, units []plan.Unit) {
 	for i := range job.Services {
 		s := &job.Services[i]
-		if len(s.Needs) > 0 {
-			continue
-		}
 		for _, u := range units {
-			if u.Service == s.Name {
-				for _, n := range u.Needs {
-					s.Needs = append(s.Needs, container.Need{Service: n})
+			if u.Service != s.Name {
+				continue
+			}
+			for _, name := range u.Needs {
+				if !slices.ContainsFunc(s.Needs, func(n container.Need) bool { return n.Service == name }) {
+					s.Needs = append(s.Needs, container.Need{Service: name})
 				}
 			}
 		}

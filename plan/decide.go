@@ -30,6 +30,11 @@ func (m *maker) decide(n *node) {
 		return
 	}
 	m.compare(n)
+	m.guard(n)
+}
+
+// guard refuses what the step would do to things that are not its own, or that cannot be undone.
+func (m *maker) guard(n *node) {
 	if !n.step.Action.Changes() {
 		return
 	}

@@ -33,9 +33,9 @@ func DeclareDeployment(r *schema.Resource, known map[string]bool) *Declared {
 		d.names(known)
 	}
 	d.unit.Digest = NewDigest(d.unit.Spec, d.unit.Files)
-	out.Units = []Unit{d.unit}
 
 	host := cmp.Or(c.Network, "host") == "host"
+	d.share(ShareNetwork, c.Network)
 	d.flags(extra, &host)
 	if host {
 		d.privilege("host network", d.at("network", schema.Pos{}))
@@ -50,6 +50,7 @@ func DeclareDeployment(r *schema.Resource, known map[string]bool) *Declared {
 	for _, kv := range c.Volumes {
 		d.mount(kv.Key, kv.Value, d.at("volumes", kv.Pos))
 	}
+	out.Units = []Unit{d.unit}
 	return out
 }
 
@@ -212,15 +213,26 @@ func (d *deployment) flags(args []string, host *bool) {
 				d.privilege("privileged", pos)
 			}
 		case "--pid":
-			if next() == "host" {
+			mode := next()
+			if mode == "host" {
 				d.privilege("host pid", pos)
 			}
+			d.share(SharePID, mode)
 		case "--ipc", "--uts", "--userns", "--cgroupns":
-			if next() == "host" {
+			mode := next()
+			if mode == "host" {
 				d.privilege("host "+strings.TrimPrefix(name, "--"), pos)
 			}
+			if name == "--ipc" {
+				d.share(ShareIPC, mode)
+			}
 		case "--network", "--net":
-			*host = next() == "host"
+			mode := next()
+			*host = mode == "host"
+			d.share(ShareNetwork, mode)
+		case "--volumes-from":
+			from, _, _ := strings.Cut(next(), ":")
+			d.share(ShareVolumes, "container:"+from)
 		case "--cap-add":
 			d.privilege("capability "+next(), pos)
 		case "--device":
@@ -247,6 +259,14 @@ func (d *deployment) flags(args []string, host *bool) {
 				d.fail(pos, "--security-opt seccomp=FILE cannot be used", "only unconfined and builtin can")
 			}
 		}
+	}
+}
+
+// share notes a mode that stands for another container's namespace.
+func (d *deployment) share(what, mode string) {
+	name, ok := strings.CutPrefix(mode, "container:")
+	if s := (Share{What: what, Container: name}); ok && name != "" && !slices.Contains(d.unit.Shares, s) {
+		d.unit.Shares = append(d.unit.Shares, s)
 	}
 }
 

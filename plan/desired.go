@@ -60,11 +60,21 @@ type Unit struct {
 	Files     []FileHash      `json:"files,omitempty"` // files it mounts or reads, part of Digest
 	HostFiles []string        `json:"host_files,omitempty"`
 	Needs     []string        `json:"needs,omitempty"`    // depends_on
+	Restarts  []string        `json:"restarts,omitempty"` // those of Needs whose restart it must follow
+	Shares    []Share         `json:"shares,omitempty"`   // what it has of another container
 	Image     string          `json:"image,omitempty"`    // as written
 	Build     bool            `json:"build,omitempty"`    // has a build section
 	OneShot   bool            `json:"one_shot,omitempty"` // restart "no" or "on-failure": exit 0 is completed
 	Ignored   bool            `json:"ignored,omitempty"`  // ignore_services
 	Secrets   []string        `json:"secrets,omitempty"`
+}
+
+// A Share is something a container has of another one. The engine keeps the other's id, so that who shares must be
+// made anew with it.
+type Share struct {
+	What      string `json:"what"`                // network, ipc, pid or volumes
+	Service   string `json:"service,omitempty"`   // of the same stack
+	Container string `json:"container,omitempty"` // or the name of a container elsewhere
 }
 
 // A FileHash is a repository file a unit uses and the Git blob id of its content.

@@ -74,6 +74,7 @@ type maker struct {
 	renames   map[schema.ID]schema.ID // an orphan → the new resource that uses its names
 	claimed   map[schema.ID]bool      // former names that a resource's was takes over
 	portTaken map[schema.ID]string    // resources blocked by a port, with the words
+	holderOf  map[string]holder       // see holders
 	diags     []schema.Diagnostic
 	asks      []string
 }

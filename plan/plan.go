@@ -86,6 +86,8 @@ const (
 	ImageChanged    CauseKind = "image_changed"
 	Drifted         CauseKind = "drifted"
 	CameAfter       CauseKind = "came_after"
+	Shares          CauseKind = "shares" // a network, a namespace or volumes of what is replaced or restarted
+	Needs           CauseKind = "needs"  // depends_on with restart: true, and what it names is replaced or restarted
 	Orphaned        CauseKind = "orphaned"
 	Released        CauseKind = "released"
 	NotAdoptable    CauseKind = "differs" // runs, without our labels, and differs

@@ -17,8 +17,9 @@ const canary = "hunter2-never-shown"
 
 // A world is a drawn Desired and State.
 type world struct {
-	d  *Desired
-	st *State
+	d    *Desired
+	st   *State
+	made int // containers so far, by simulate
 }
 
 // drawWorld draws declarations and, for each, what stands of it: nothing, the same, something older,
@@ -89,6 +90,17 @@ func (w *world) drawResource(t *rapid.T, i int, earlier []schema.ID) schema.ID {
 		} else {
 			u.Container = name
 		}
+		if n := len(decl.Units); n > 0 && rapid.IntRange(0, 2).Draw(t, "shares") == 0 {
+			with := decl.Units[rapid.IntRange(0, n-1).Draw(t, "with")].Service
+			u.Shares = []Share{{What: rapid.SampledFrom([]string{ShareNetwork, ShareNetwork, SharePID, ShareVolumes}).Draw(t, "what"), Service: with}}
+		} else if n > 0 && rapid.Bool().Draw(t, "restarts") {
+			u.Restarts = []string{decl.Units[0].Service}
+		} else if len(r.After) > 0 && rapid.IntRange(0, 2).Draw(t, "shares elsewhere") == 0 {
+			if of := w.d.Declared[r.After[0].ID]; of != nil {
+				r := &schema.Resource{Kind: of.Resource.Kind(), Name: of.Resource.Name()}
+				u.Shares = []Share{{What: ShareNetwork, Container: cmpName(r, of, of.Units[0], 0)}}
+			}
+		}
 		if rapid.Bool().Draw(t, "secret") {
 			u.Secrets = []string{"PW"}
 		}
@@ -135,6 +147,12 @@ func (w *world) drawStanding(t *rapid.T, s *ServerState, r *schema.Resource, dec
 						c.Digest = unitOf(u.Service, "old:0").Digest
 					}
 				}
+				for _, share := range u.Shares {
+					c.NetworkOf, c.PIDOf = w.shared(s, decl, share)
+					if c.NetworkOf != "" && rapid.IntRange(0, 3).Draw(t, "stranded") == 0 {
+						c.NetworkOf = "gone"
+					}
+				}
 				s.Containers = append(s.Containers, c)
 			}
 			facts.Compare[u.Service] = Comparison{Equal: rapid.Bool().Draw(t, "equal"), Changes: []Change{
@@ -159,6 +177,21 @@ func (w *world) drawStanding(t *rapid.T, s *ServerState, r *schema.Resource, dec
 	if len(s.Containers) > 0 && rapid.IntRange(0, 9).Draw(t, "self") == 0 {
 		s.Self = s.Containers[len(s.Containers)-1].ID
 	}
+}
+
+// shared is whose network, or whose PID namespace, a container made now would have.
+func (w *world) shared(host *ServerState, decl *Declared, s Share) (network, pid string) {
+	for _, c := range host.Containers {
+		if s.Service != "" && c.Project == decl.Project && c.Service == s.Service || s.Container != "" && c.Name == s.Container {
+			switch s.What {
+			case ShareNetwork:
+				return c.ID, ""
+			case SharePID:
+				return "", c.ID
+			}
+		}
+	}
+	return "", ""
 }
 
 func cmpName(r *schema.Resource, decl *Declared, u Unit, i int) string {
@@ -251,8 +284,20 @@ func (w *world) change(fail func(string, ...any), host *ServerState, s *Step) {
 						fail("%s makes container %s, which %s/%s has", s.Resource, name, c.Fleet, c.Resource)
 					}
 				}
-				host.Containers = append(host.Containers, Container{ID: "new-" + name, Name: name, Status: "running", Resource: s.Resource, Fleet: "main",
+				w.made++
+				host.Containers = append(host.Containers, Container{ID: fmt.Sprint("new", w.made, "-", name), Name: name, Status: "running", Resource: s.Resource, Fleet: "main",
 					Sync: "main", Digest: u.Digest, Project: s.Declared.Project, Service: u.Service, Image: u.Image})
+			}
+		}
+	}
+	for _, svc := range s.Services { // when all are made, as their ids are known
+		for _, u := range s.Declared.Units {
+			for i := range host.Containers {
+				if c := &host.Containers[i]; u.Service == svc.Name && mine(c, svc.Name) && strings.HasPrefix(c.ID, "new") && svc.Action != Restart {
+					for _, share := range u.Shares {
+						c.NetworkOf, c.PIDOf = w.shared(host, s.Declared, share)
+					}
+				}
 			}
 		}
 	}
@@ -398,6 +443,16 @@ func TestAmnesia(t *testing.T) {
 	})
 }
 
+// joined reports whether a container shares with containers that are there.
+func (w *world) joined(host *ServerState, s *Step, u *Unit, c *Container) bool {
+	for _, share := range u.Shares {
+		if of := share.of(c); of != "" && !slices.ContainsFunc(host.Containers, func(x Container) bool { return x.ID == of }) {
+			return false
+		}
+	}
+	return true
+}
+
 // asDeclared reports whether every unit of the step stands as declared.
 func (w *world) asDeclared(s *Step) bool {
 	if s.Declared == nil {
@@ -410,7 +465,7 @@ func (w *world) asDeclared(s *Step) bool {
 			if c.Resource == s.Resource && c.Service == u.Service {
 				all++
 			}
-			if c.Resource == s.Resource && c.Fleet == "main" && c.Service == u.Service && c.Digest == u.Digest && (c.Status == "running" || c.Completed) {
+			if c.Resource == s.Resource && c.Fleet == "main" && c.Service == u.Service && c.Digest == u.Digest && (c.Status == "running" || c.Completed) && w.joined(host, s, &u, &c) {
 				n++
 			}
 		}

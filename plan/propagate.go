@@ -29,6 +29,7 @@ func (m *maker) propagate(i int32, g *graph) {
 	}
 	m.waitFor(n, g.deps[i])
 	m.cascade(n)
+	m.shareAcross(i, g)
 	m.guardSelf(n)
 	m.guardHolds(n)
 }
@@ -104,7 +105,7 @@ func (m *maker) restartRunning(n *node, parent string) {
 	}
 	for i := range n.decl.Units {
 		u := &n.decl.Units[i]
-		if u.Ignored {
+		if u.Ignored && len(u.Shares) == 0 {
 			continue
 		}
 		for _, c := range n.owned {

@@ -16,10 +16,12 @@ type verdict struct {
 	changes []Change
 }
 
+// rank orders what can happen to one unit: more of it includes the less.
+func rank(a Action) int {
+	return slices.Index([]Action{"", None, Restart, Recreate, Create}, a)
+}
+
 func (v *verdict) need(a Action, drift bool, kind CauseKind, detail string) {
-	rank := func(a Action) int {
-		return slices.Index([]Action{"", None, Restart, Recreate, Create}, a)
-	}
 	if v.action == "" || v.action == None {
 		v.drift = drift
 	} else {
@@ -58,8 +60,13 @@ func (m *maker) compare(n *node) {
 		name := m.unitName(n, c)
 		freeOf[name] = append(freeOf[name], c)
 	}
+	stood := func(service string) []*Container {
+		if have := byService[service]; len(have) > 0 {
+			return have
+		}
+		return freeOf[service]
+	}
 	var verdicts []verdict
-	adopted, changed, driftOnly := 0, 0, true
 	for i := range n.decl.Units {
 		u := &n.decl.Units[i]
 		have := byService[u.Service]
@@ -72,25 +79,28 @@ func (m *maker) compare(n *node) {
 			if v, ok = m.compareFree(n, u, freeOf[u.Service], facts); !ok {
 				return
 			}
-			if v.action == None || v.action == Restart {
-				adopted++
-			}
 		default:
 			v = m.compareMissing(n, u)
 		}
+		m.stranded(n, u, stood, &v)
 		if m.d.Rules.ReportDrift && v.drift && v.action != None && v.action != "" {
 			v.action, v.changes = None, nil
 		}
 		verdicts = append(verdicts, v)
-		if v.action != None && v.action != "" {
-			changed++
-			driftOnly = driftOnly && v.drift
-		}
 	}
+	n.follow(verdicts, stood)
+	adopted, changed, driftOnly := 0, 0, true
 	declared := map[string]bool{}
 	for i, v := range verdicts {
 		u := &n.decl.Units[i]
 		declared[u.Service] = true
+		if len(byService[u.Service]) == 0 && len(freeOf[u.Service]) > 0 && (v.action == None || v.action == Restart) {
+			adopted++
+		}
+		if v.action != None && v.action != "" {
+			changed++
+			driftOnly = driftOnly && v.drift
+		}
 		for _, c := range v.causes {
 			n.because(c.Kind, "%s", c.Detail)
 		}

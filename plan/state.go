@@ -81,6 +81,11 @@ type Container struct {
 	WorkDir string `json:"work_dir,omitempty"`
 	OneOff  bool   `json:"one_off,omitempty"`
 	Ports   []Port `json:"ports,omitempty"`
+	// NetworkOf, IPCOf and PIDOf are the ids of the containers whose network or namespace it was made with, which may
+	// be gone; "" = its own. The last two are looked up only where the ledger tells of such sharing.
+	NetworkOf string `json:"network_of,omitempty"`
+	IPCOf     string `json:"ipc_of,omitempty"`
+	PIDOf     string `json:"pid_of,omitempty"`
 }
 
 // An Entry is the agent's ledger of one resource: what was applied here last.

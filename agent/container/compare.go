@@ -144,6 +144,7 @@ func (e *Engine) Compare(ctx context.Context, job Job) (map[string]plan.Comparis
 			return nil, e.explain(ctx, err, s.Name, "look at container "+a.name)
 		}
 		img, _ := e.api.ImageInspect(ctx, i.Image)
+		r.aim(a.host)
 		changes := append(out[s.Name].Changes, differences(a, i, img)...)
 		out[s.Name] = plan.Comparison{Equal: len(changes) == 0, Changes: changes}
 	}

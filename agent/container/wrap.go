@@ -134,6 +134,7 @@ func (w *wrapped) ContainerCreate(ctx context.Context, config *container.Config,
 	if r.job.Project == "" {
 		host.AutoRemove = false // it must outlive its end, to be told from one that was taken away
 	}
+	r.aim(host)
 	if err := r.engine.Allow.check(config, host); err != nil {
 		return container.CreateResponse{}, err
 	}
@@ -212,7 +213,10 @@ func (w *wrapped) same(ctx context.Context, id string, config *container.Config,
 	}
 	return (len(config.Cmd) == 0 || slices.Equal(config.Cmd, c.Config.Cmd)) &&
 		slices.Equal(host.Binds, c.HostConfig.Binds) &&
-		host.NetworkMode == c.HostConfig.NetworkMode
+		host.NetworkMode == c.HostConfig.NetworkMode &&
+		(!host.IpcMode.IsContainer() || host.IpcMode == c.HostConfig.IpcMode) &&
+		(!host.PidMode.IsContainer() || host.PidMode == c.HostConfig.PidMode) &&
+		slices.Equal(host.VolumesFrom, c.HostConfig.VolumesFrom)
 }
 
 // anonymous is the name of a volume nobody named.

@@ -285,7 +285,12 @@ func (c *composer) unit(name string, tracked map[string][]plan.FileHash) plan.Un
 	u := plan.Unit{
 		Service: name, Container: def.ContainerName, Scale: def.GetScale(), Image: def.Image, Build: def.Build != nil,
 		OneShot: oneShot(def), Ignored: slices.Contains(c.cfg.IgnoreServices, name),
-		HostFiles: s.hostFiles, Needs: slices.Sorted(maps.Keys(def.DependsOn)),
+		HostFiles: s.hostFiles, Needs: slices.Sorted(maps.Keys(def.DependsOn)), Shares: c.shares(def),
+	}
+	for _, need := range u.Needs {
+		if def.DependsOn[need].Restart && !slices.ContainsFunc(u.Shares, func(s plan.Share) bool { return s.Service == need && s.What != plan.ShareVolumes }) {
+			u.Restarts = append(u.Restarts, need)
+		}
 	}
 	if u.Container == "" && u.Scale == 1 {
 		u.Container = c.name + "-" + name + "-1"

@@ -482,6 +482,7 @@ func (m *model) load(ctx context.Context) {
 		project.Environment[k] = reveal(v, m.w.value)
 	}
 	m.project = project
+	m.lean()
 	if len(project.Services) == 0 {
 		m.warn(schema.Pos{File: m.files[0]}, "", "the compose file has no services to run")
 	}

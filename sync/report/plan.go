@@ -407,6 +407,10 @@ func causeWords(k plan.CauseKind) string {
 		return "drifted"
 	case plan.CameAfter:
 		return "comes after what changes"
+	case plan.Shares:
+		return "shares with what is replaced or restarted"
+	case plan.Needs:
+		return "restarts with what it needs"
 	case plan.Orphaned:
 		return "no longer declared"
 	case plan.Released:

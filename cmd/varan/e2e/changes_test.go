@@ -45,6 +45,9 @@ services:
   volume:` + sleep + `    volumes: ["data:/data"]
   network:` + sleep + `    networks: [special]
   interp:` + sleep + `    environment: { COLOUR: "${COLOUR}" }
+  tunnel:` + sleep + `    labels: { exit: "one" }
+  behind:` + sleep + `    network_mode: "service:tunnel"
+  beside:` + sleep + `    depends_on: { tunnel: { condition: service_started, restart: true } }
 configs:
   app_conf: { file: ./app.conf }
   text_conf: { content: "one" }
@@ -78,8 +81,8 @@ func TestChanges(t *testing.T) {
 	}
 	w.write(app(w))
 	w.apply()
-	if n := len(w.containers(false)); n != 12 {
-		t.Fatalf("%d containers run, want 12", n)
+	if n := len(w.containers(false)); n != 15 {
+		t.Fatalf("%d containers run, want 15", n)
 	}
 	w.nothingToDo()
 
@@ -118,6 +121,10 @@ func TestChanges(t *testing.T) {
 		{name: "second compose file", change: func() { w.replace("app/compose.extra.yaml", `EXTRA: "1"`, `EXTRA: "2"`) }, want: []string{"label"}},
 		{name: "label", change: func() { w.replace("app/compose.yaml", `role: "one"`, `role: "two"`) }, want: []string{"label"}},
 		{name: "network", change: func() { w.replace("app/compose.yaml", `purpose: "one"`, `purpose: "two"`) }, want: []string{"network"}},
+		{name: "service whose network another shares", change: func() { w.replace("app/compose.yaml", `exit: "one"`, `exit: "two"`) }, want: []string{"beside", "behind", "tunnel"}},
+		{name: "service that shares a network", change: func() {
+			w.replace("app/compose.yaml", `network_mode: "service:tunnel"`, "network_mode: \"service:tunnel\"\n    labels: { a: b }")
+		}, want: []string{"behind"}},
 		{name: "volume definition", change: func() { w.replace("app/compose.yaml", "data: {}", `data: { labels: { a: "b" } }`) }, fails: true},
 		{name: "volume definition back", change: func() { w.replace("app/compose.yaml", `data: { labels: { a: "b" } }`, "data: {}") }},
 		{name: "service added", change: func() {
