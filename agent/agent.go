@@ -212,6 +212,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.watcher.Run(ctx) })
 	g.Go(func() error { return a.marks.run(ctx, a.watcher.Last) })
 	g.Go(func() error { return a.answerLock(ctx) })
+	g.Go(func() error { return a.tidyUp(ctx) })
 	g.Go(func() error {
 		for {
 			for t := a.next(); t != nil; t = a.next() {
@@ -392,7 +393,7 @@ const keptTasks = 200
 
 // work does one op, alone on its resource.
 func (a *Agent) work(ctx context.Context, t *task) {
-	release, err := a.hold(ctx, t.op.Resource)
+	release, err := a.hold(ctx, subject(t.op))
 	if err == nil {
 		t.outcome, err = a.do(ctx, t)
 		release()
@@ -414,6 +415,14 @@ func (a *Agent) work(ctx context.Context, t *task) {
 		}
 	}
 	a.poke()
+}
+
+// subject is the resource an op changes the record of.
+func subject(op protocol.Op) schema.ID {
+	if op.Resource == "" && op.Hold != nil {
+		return op.Hold.Resource
+	}
+	return op.Resource
 }
 
 // hold waits for the resource to be free and takes it.

@@ -92,12 +92,14 @@ func TestKilledAnywhere(t *testing.T) {
 		edit  func(*schema.DeploymentConfig)
 		verb  protocol.Verb
 		want  protocol.Status
+		left  string
 	}{
-		{"create", false, settleAtOnce, protocol.Deploy, protocol.Done},
-		{"replace", true, func(c *schema.DeploymentConfig) { env("K", "new")(c) }, protocol.Deploy, protocol.Done},
-		{"roll back", true, failsOnce, protocol.Deploy, protocol.RolledBack},
-		{"restart", true, nil, protocol.Restart, protocol.Done},
-		{"remove", true, nil, protocol.Remove, protocol.Done},
+		{"create", false, settleAtOnce, protocol.Deploy, protocol.Done, " running"},
+		{"replace", true, func(c *schema.DeploymentConfig) { env("K", "new")(c) }, protocol.Deploy, protocol.Done, " running"},
+		{"roll back", true, failsOnce, protocol.Deploy, protocol.RolledBack, " running"},
+		{"keep", true, func(c *schema.DeploymentConfig) { failsOnce(c); c.OnFailure = schema.OnFailureKeep }, protocol.Deploy, protocol.Failed, " exited"},
+		{"restart", true, nil, protocol.Restart, protocol.Done, " running"},
+		{"remove", true, nil, protocol.Remove, protocol.Done, ""},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -105,7 +107,7 @@ func TestKilledAnywhere(t *testing.T) {
 			for at := 1; ; at++ {
 				finished := false
 				for _, after := range []bool{false, true} {
-					finished = killOnce(t, c.first, c.edit, c.verb, c.want, at, after)
+					finished = killOnce(t, c.first, c.edit, c.verb, c.want, c.left, at, after)
 				}
 				if finished {
 					break
@@ -121,7 +123,7 @@ func failsOnce(c *schema.DeploymentConfig) {
 	c.Restart = "no"
 }
 
-func killOnce(t *testing.T, first bool, edit func(*schema.DeploymentConfig), verb protocol.Verb, want protocol.Status, at int, after bool) (finished bool) {
+func killOnce(t *testing.T, first bool, edit func(*schema.DeploymentConfig), verb protocol.Verb, want protocol.Status, left string, at int, after bool) (finished bool) {
 	h := newHost(t)
 	defer h.clean()
 	if first {
@@ -168,18 +170,21 @@ func killOnce(t *testing.T, first bool, edit func(*schema.DeploymentConfig), ver
 			got = append(got, c.Name+" "+c.Status)
 		}
 	}
-	wanted := h.name("web") + " running"
-	if verb == protocol.Remove {
-		wanted = ""
+	wanted := ""
+	if left != "" {
+		wanted = h.name("web") + left
 	}
 	if strings.Join(got, ", ") != wanted {
 		t.Errorf("%s: left %q", what, got)
 	}
-	if want == protocol.RolledBack && len(s.Holds) != 1 {
+	if want != protocol.Done && len(s.Holds) != 1 {
 		t.Errorf("%s: holds %+v", what, s.Holds)
 	}
 	if doing := h.agent.ledger.get(op.Resource).Doing; doing != nil {
 		t.Errorf("%s: still doing %+v", what, doing)
+	}
+	if (h.agent.ledger.get(op.Resource).Entry == nil) != (verb == protocol.Remove) {
+		t.Errorf("%s: ledger %+v", what, h.agent.ledger.get(op.Resource))
 	}
 	events := h.history()
 	creates := 0
@@ -236,5 +241,33 @@ func TestHalfMade(t *testing.T) {
 	h.must(again)
 	if now := h.container("web"); now.ID != c.ID || now.Status != "running" || now.Leftover != "" {
 		t.Errorf("taken up: %+v", now)
+	}
+}
+
+// TestHalfMadeForNobody: what a killed process had made for a resource that nobody asks for any more goes.
+func TestHalfMadeForNobody(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.deploy("other")
+	h.stop()
+	h.wrap = func(api client.APIClient) client.APIClient {
+		return &dying{APIClient: api, at: 1, after: true, kill: func() { h.cancel() }}
+	}
+	h.start()
+	op := h.op("web", protocol.Deploy, h.config(), plan.Create)
+	h.agent.Submit(t.Context(), op)
+	if _, err := h.agent.Wait(t.Context(), op.ID); err == nil {
+		t.Fatal("it was not killed")
+	}
+	h.stop()
+	h.wrap = nil
+	h.start()
+	seen := h.agent.tidy(t.Context(), nil)
+	if len(seen) != 1 || len(h.mine()) != 2 {
+		t.Fatalf("at the first look: %v, %v", seen, h.mine())
+	}
+	h.agent.tidy(t.Context(), seen)
+	if got := h.mine(); len(got) != 1 || got[0] != h.name("other")+" running" {
+		t.Errorf("left: %v", got)
 	}
 }

@@ -40,6 +40,8 @@ type record struct {
 	Ops      []protocol.Outcome `json:"ops,omitempty"` // the last few, oldest first
 	Repairs  []repair           `json:"repairs,omitempty"`
 	Doing    *doing             `json:"doing,omitempty"`
+	// Left are containers that were replaced and that the engine would not remove: stopped for good, to be removed.
+	Left []container.Old `json:"left,omitempty"`
 }
 
 // A laid file is a host file the resource uses, as it was when it was read. The times and sizes only save
@@ -174,7 +176,7 @@ func segment(name string) string {
 // clone is a copy that may be changed without the other noticing.
 func (r *record) clone() *record {
 	c := *r
-	c.Holds, c.Ops, c.Repairs, c.Laid = slices.Clone(r.Holds), slices.Clone(r.Ops), slices.Clone(r.Repairs), maps.Clone(r.Laid)
+	c.Holds, c.Ops, c.Repairs, c.Laid, c.Left = slices.Clone(r.Holds), slices.Clone(r.Ops), slices.Clone(r.Repairs), maps.Clone(r.Laid), slices.Clone(r.Left)
 	return &c
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"os"
@@ -139,7 +140,9 @@ func TestOldCannotBeRemoved(t *testing.T) {
 		}
 		return nil
 	}
-	h.deploy("web", env("K", "new"))
+	if out := h.deploy("web", env("K", "new")); !strings.Contains(out.Error, "busy") {
+		t.Errorf("nothing is said of it: %+v", out)
+	}
 	now := h.container("web")
 	if now.ID == old || now.Status != "running" {
 		t.Fatalf("after the change: %+v", now)
@@ -149,8 +152,8 @@ func TestOldCannotBeRemoved(t *testing.T) {
 		t.Errorf("what could not be removed: %+v %v", c.State, err)
 	}
 	b.remove = nil
-	h.deploy("web", env("K", "newer"))
-	if got := h.mine(); len(got) != 1 {
+	h.agent.tidy(t.Context(), nil)
+	if got := h.mine(); len(got) != 1 || len(h.agent.ledger.get(h.id("web")).Left) != 0 {
 		t.Errorf("left: %v", got)
 	}
 	// To remove the resource itself is another matter: it is not forgotten before it is gone.
@@ -181,7 +184,7 @@ func TestNewCannotBeRemoved(t *testing.T) {
 		return nil
 	}
 	out := h.do(h.op("web", protocol.Deploy, h.config(unhealthy), plan.Recreate))
-	if out.Held == "" || !strings.Contains(out.Error, "busy") {
+	if out.Status != protocol.RolledBack || out.Held == "" || !strings.Contains(out.Error, "busy") {
 		t.Errorf("rollback: %+v", out)
 	}
 	if now := h.container("web"); now == nil || now.ID != old || now.Status != "running" {
@@ -239,6 +242,71 @@ func TestRollbackStartsRestarted(t *testing.T) {
 	for s, c := range h.services() {
 		if c.ID != first[s].ID || c.Status != "running" {
 			t.Errorf("%s after the rollback: %+v", s, c)
+		}
+	}
+}
+
+// TestServiceCannotBeRemoved: a service that was to go and stays is no success, though the others changed.
+func TestServiceCannotBeRemoved(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	b := h.balk()
+	h.must(h.stack(protocol.Deploy, "services:\n  a:"+alone+"  b:"+alone))
+	first := h.services()
+	b.remove = func(id string) error {
+		if id == first["b"].ID {
+			return errBusy
+		}
+		return nil
+	}
+	file := "services:\n  a:" + alone + "    environment: {K: v}\n"
+	out := h.do(h.stack(protocol.Deploy, file, plan.ServiceStep{Name: "a", Action: plan.Recreate}, plan.ServiceStep{Name: "b", Action: plan.Remove}))
+	if out.Status != protocol.Failed || out.Held != "" || !strings.Contains(out.Error, "service b is stopped but not removed") {
+		t.Errorf("outcome: %+v", out)
+	}
+	if now := h.services(); now["a"].ID == first["a"].ID || now["a"].Status != "running" || now["b"].Status != "exited" {
+		t.Errorf("services: %+v", now)
+	}
+	b.remove = nil
+	h.must(h.stack(protocol.Deploy, file, plan.ServiceStep{Name: "b", Action: plan.Remove}))
+	if got := h.mine(); len(got) != 1 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+// TestResumedSecret: a process that goes on with another's op does not know its secrets' values, and repeats nothing
+// in which they may stand.
+func TestResumedSecret(t *testing.T) {
+	t.Parallel()
+	const secret = "hunter2-is-not-to-be-seen"
+	h := newHost(t)
+	cfg := h.config()
+	cfg.Command = "[[PASSWORD]]"
+	op := h.op("web", protocol.Deploy, cfg, plan.Create)
+	op.Payload.Secrets["PASSWORD"] = secret
+	h.stop()
+	h.wrap = func(api client.APIClient) client.APIClient {
+		return &dying{APIClient: api, at: 2, kill: func() { h.cancel() }} // created, not started
+	}
+	h.start()
+	h.agent.Submit(t.Context(), op)
+	if _, err := h.agent.Wait(t.Context(), op.ID); err == nil {
+		t.Fatal("it was not killed")
+	}
+	h.stop()
+	h.wrap = nil
+	h.start()
+	out := h.do(op)
+	state, err := json.Marshal(h.observe())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Held == "" || !strings.Contains(out.Error, "start container") {
+		t.Errorf("outcome: %+v", out)
+	}
+	for _, text := range []string{out.Error, out.Hint, out.Tail, string(state)} {
+		if strings.Contains(text, secret) {
+			t.Errorf("the secret stands in %s", text)
 		}
 	}
 }

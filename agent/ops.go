@@ -395,10 +395,15 @@ func (a *Agent) change(ctx context.Context, op protocol.Op, rec *record, job con
 			return slices.Contains(broken, s.Name) && slices.ContainsFunc(rec.Entry.Units, func(u plan.Unit) bool { return u.Service == s.Name && u.Digest == s.Digest })
 		})
 	}
+	a.clearLeft(ctx, rec)
+	job.Quiet = quiet(op.Payload, d.Entry, rec.Entry)
 	rec.Doing = d
 	mask := redactor(op.Payload)
 	res := a.engine.Run(ctx, job, journal{a, rec, mask})
 	res.Failure = hidden(res.Failure, mask) // it becomes a hold's reason too
+	if res.Failure != nil && job.Quiet.New {
+		res.Failure.Tail = "" // there may be values in it that nobody here knows
+	}
 	if res.Failure != nil && ctx.Err() != nil {
 		return protocol.Outcome{}, errInterrupted
 	}
@@ -415,14 +420,18 @@ func (a *Agent) resume(ctx context.Context, id schema.ID) (protocol.Outcome, err
 	if rec.Doing == nil || rec.Doing.Intent == nil {
 		return protocol.Outcome{Status: protocol.Done}, nil
 	}
-	op := protocol.Op{ID: rec.Doing.Op, Resource: id, Server: a.opts.Server}
+	op := protocol.Op{ID: rec.Doing.Op, Verb: rec.Doing.Verb, Resource: id, Server: a.opts.Server}
 	a.log.Info("going on with an op that was cut off", "resource", id, "op", op.ID)
-	res := a.engine.Resume(ctx, *rec.Doing.Intent, journal{a, rec, redactor(nil)}, a.say(op))
-	if e := rec.Doing.Entry; res.Failure != nil && e != nil && slices.ContainsFunc(e.Units, func(u plan.Unit) bool { return len(u.Secrets) > 0 }) {
-		res.Failure.Tail = "" // the values to take out of it went with the process that was killed
+	q := quiet(nil, rec.Doing.Entry, rec.Entry) // the secrets' values went with the process that was killed
+	res := a.engine.Resume(ctx, *rec.Doing.Intent, q, journal{a, rec, redactor(nil)}, a.say(op))
+	if res.Failure != nil && q.New {
+		res.Failure.Tail = ""
 	}
 	if res.Failure != nil && ctx.Err() != nil {
 		return protocol.Outcome{}, errInterrupted
+	}
+	if op.Verb == protocol.Remove {
+		return a.removed(ctx, rec, rec.Doing.Intent.Project, res)
 	}
 	hook := rec.Doing.Hook
 	out, err := a.settleAll(rec, res)
@@ -492,6 +501,7 @@ func (a *Agent) settle(rec *record, res container.Result) (protocol.Outcome, err
 			a.repaired(rec, d.Commit, now)
 		}
 	}
+	rec.leave(res.Left, &out)
 	rec.Doing = nil
 	if err := a.ledger.put(rec); err != nil {
 		return out, err
@@ -715,25 +725,36 @@ func (a *Agent) remove(ctx context.Context, op protocol.Op) (protocol.Outcome, e
 	for i := range job.Services {
 		job.Services[i].Action = plan.Remove
 	}
+	a.clearLeft(ctx, rec)
 	rec.Doing = &doing{Op: op.ID, Verb: op.Verb, Commit: op.Commit}
 	if err := a.ledger.put(rec); err != nil {
 		return protocol.Outcome{Status: protocol.Refused}, err
 	}
+	job.Quiet = quiet(nil, rec.Entry, rec.Entry)
 	res := a.engine.Run(ctx, job, journal{a, rec, redactor(nil)})
 	if res.Failure != nil && ctx.Err() != nil {
 		return protocol.Outcome{}, errInterrupted
 	}
-	if res.Failure == nil && job.Project != "" {
-		if err := a.engine.RemoveNetworks(ctx, job.Project); err != nil {
-			a.log.Warn("remove networks", "resource", op.Resource, "err", err)
+	return a.removed(ctx, rec, job.Project, res)
+}
+
+// removed ends a removal: when the containers are gone, unused networks and what was laid follow, and then the
+// resource is forgotten. What cannot be taken away keeps it in the ledger, so that its removal is tried again.
+func (a *Agent) removed(ctx context.Context, rec *record, project string, res container.Result) (protocol.Outcome, error) {
+	if res.Failure == nil && len(rec.Left) > 0 {
+		res.Failure = &container.Failure{Service: rec.Left[0].Service, Message: fmt.Sprintf("the engine does not remove container %s, which was replaced before", rec.Left[0].Name)}
+	}
+	if res.Failure == nil && project != "" {
+		if err := a.engine.RemoveNetworks(ctx, project); err != nil {
+			a.log.Warn("remove networks", "resource", rec.Resource, "err", err)
 		}
 	}
 	out, err := a.settle(rec, res)
 	if err != nil || out.Status != protocol.Done {
 		return out, err
 	}
-	a.prints.drop(op.Resource)
-	return out, a.ledger.drop(op.Resource)
+	a.prints.drop(rec.Resource)
+	return out, a.ledger.drop(rec.Resource)
 }
 
 // release forgets the resource and leaves what it has running.
@@ -762,10 +783,7 @@ func (a *Agent) setHold(op protocol.Op) (protocol.Outcome, error) {
 	if h.Resource == "" && op.Resource == "" {
 		return done(a.ledger.holdServer(h, op.Lift))
 	}
-	id := op.Resource
-	if id == "" {
-		id = h.Resource
-	}
+	id := subject(op)
 	h.Resource = id
 	rec := a.ledger.get(id)
 	rec.Holds = changeHolds(rec.Holds, h, op.Lift)
@@ -807,19 +825,38 @@ func (a *Agent) await(ctx context.Context, op protocol.Op) (protocol.Outcome, er
 	return out, nil
 }
 
-// recover queues what a killed process left in the middle of a swap.
+// recover queues what a killed process left in the middle of a swap. An op that had touched nothing yet is forgotten,
+// and what it laid taken back: who still wants it asks again, and takes up the containers it had made.
 func (a *Agent) recover() {
 	var cut []protocol.Op
+	var open, laid []*record
 	a.ledger.all(func(r *record) {
-		if r.Doing == nil && r.Base != "" { // killed just before what was laid became final
-			if err := a.settleFiles(r.Resource, r.Base, true); err != nil {
-				a.log.Warn("settle the files of an op", "resource", r.Resource, "err", err)
-			}
-		}
-		if d := r.Doing; d != nil && d.Intent != nil && (d.Intent.Phase != container.Creating || len(d.Intent.Networks) > 0) {
+		switch d := r.Doing; {
+		case d == nil && r.Base != "":
+			laid = append(laid, r.clone())
+		case d == nil:
+		case d.Intent != nil && (d.Intent.Phase != container.Creating || len(d.Intent.Networks) > 0):
 			cut = append(cut, protocol.Op{ID: d.Op, Resource: r.Resource, Verb: d.Verb, Server: a.opts.Server, Fleet: a.opts.Fleet})
+		default:
+			open = append(open, r.clone())
 		}
 	})
+	warn := func(r *record, err error) {
+		if err != nil {
+			a.log.Warn("settle the files of an op", "resource", r.Resource, "err", err)
+		}
+	}
+	for _, r := range laid { // killed just before what was laid became final
+		warn(r, a.settleFiles(r.Resource, r.Base, true))
+	}
+	for _, r := range open {
+		if err := a.settleFiles(r.Resource, r.Doing.Base, false); err != nil {
+			warn(r, err)
+			continue // the next op takes up the undo file
+		}
+		r.Doing = nil
+		warn(r, a.ledger.put(r))
+	}
 	slices.SortFunc(cut, func(x, y protocol.Op) int { return strings.Compare(string(x.Resource), string(y.Resource)) })
 	for _, op := range cut {
 		a.enqueue(&task{op: op, resume: true})

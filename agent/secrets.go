@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/varanhq/varan/agent/container"
 	"github.com/varanhq/varan/agent/mask"
 	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/plan"
@@ -217,4 +218,23 @@ func redact(o protocol.Outcome, p *protocol.Payload) protocol.Outcome {
 	m := redactor(p)
 	o.Error, o.Hint, o.Tail = m(o.Error), m(o.Hint), m(o.Tail)
 	return o
+}
+
+// quiet says which containers' words may hold a value that the payload's redactor does not know: the new ones' where
+// a secret of theirs did not come along, and those of before wherever they have secrets, which may have had other
+// values then, or were made by somebody else. next and last are the entries of both, nil where nothing is known.
+func quiet(p *protocol.Payload, next, last *plan.Entry) container.Quiet {
+	open := func(units []plan.Unit, known map[string]protocol.Secret) bool {
+		return slices.ContainsFunc(units, func(u plan.Unit) bool {
+			return slices.ContainsFunc(u.Secrets, func(s string) bool { _, ok := known[s]; return !ok })
+		})
+	}
+	q := container.Quiet{New: true, Old: last == nil || last.Adopted || open(last.Units, nil)}
+	switch {
+	case p != nil:
+		q.New = open(p.Units, p.Secrets)
+	case next != nil:
+		q.New = open(next.Units, nil)
+	}
+	return q
 }

@@ -60,10 +60,13 @@ func (e *Engine) Run(ctx context.Context, job Job, journal Journal) Result {
 	return r.result
 }
 
+// Quiet says of which containers what the engine says may hold a value that nobody can take out of it: see [Job].
+type Quiet struct{ New, Old bool }
+
 // Resume goes on with an Intent that a killed process left at Swapping or later.
-func (e *Engine) Resume(ctx context.Context, in Intent, journal Journal, progress func(service, phase, detail string)) Result {
-	job := Job{Resource: in.Resource, Fleet: in.Fleet, Project: in.Project, Services: in.Services,
-		Settle: in.Settle, HealthTimeout: in.HealthTimeout, Keep: in.Keep, Progress: progress}
+func (e *Engine) Resume(ctx context.Context, in Intent, quiet Quiet, journal Journal, progress func(service, phase, detail string)) Result {
+	job := Job{Resource: in.Resource, Fleet: in.Fleet, Project: in.Project, Services: in.Services, Settle: in.Settle,
+		HealthTimeout: in.HealthTimeout, Keep: in.Keep, Quiet: quiet, Progress: progress}
 	r := e.newRun(&job, journal)
 	r.intent = in
 	var err error
@@ -73,7 +76,9 @@ func (e *Engine) Resume(ctx context.Context, in Intent, journal Journal, progres
 	}
 	switch in.Phase {
 	case Committing:
-		err = r.commit(ctx)
+		if err = r.commit(ctx); err == nil && in.Failure != nil {
+			err = in.Failure
+		}
 	case Rolling:
 		err = r.rollback(ctx, in.Failure)
 	case Creating: // only a taken network brings an unfinished creation here

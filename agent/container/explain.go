@@ -38,6 +38,15 @@ var (
 // explain turns an error of the engine into plain words with what to do about it. what is what was tried, in
 // the infinitive. An error that is explained already, or a cancellation, is passed on.
 func (e *Engine) explain(ctx context.Context, err error, service, what string) error {
+	return e.explained(ctx, err, service, what, false)
+}
+
+// explain is the engine's, without the engine's own words if quiet: they repeat what the container was made with.
+func (r *run) explain(ctx context.Context, err error, quiet bool, service, what string) error {
+	return r.engine.explained(ctx, err, service, what, quiet)
+}
+
+func (e *Engine) explained(ctx context.Context, err error, service, what string, quiet bool) error {
 	var f *Failure
 	var refused *Refusal
 	if errors.As(err, &f) {
@@ -64,6 +73,11 @@ func (e *Engine) explain(ctx context.Context, err error, service, what string) e
 	case nameTaken.MatchString(text):
 		m := nameTaken.FindStringSubmatch(text)
 		f.Message, f.Hint = fmt.Sprintf("the name %q is taken by another container (%.12s)", m[1], m[2]), "remove or rename that container, or choose another name"
+	case strings.Contains(text, "no space left on device"):
+		f.Message, f.Hint = "the disk is full", "free some space: docker system df shows what Docker uses"
+	case quiet:
+		f.Message = what + ": the engine refuses; what it says is left out, as a secret may stand in it"
+		f.Hint = "docker start on the host shows it"
 	case bindMissing.MatchString(text):
 		f.Message = fmt.Sprintf("the bind source %s is not on the host", bindMissing.FindStringSubmatch(text)[1])
 		f.Hint = "make it, or let it be made (create_host_path: true)"
@@ -78,8 +92,6 @@ func (e *Engine) explain(ctx context.Context, err error, service, what string) e
 		f.Hint = "Docker makes an empty folder where a bind source is missing: remove it and put the file there"
 	case noNetwork.MatchString(text) && errdefs.IsNotFound(err):
 		f.Message, f.Hint = fmt.Sprintf("network %q does not exist", noNetwork.FindStringSubmatch(text)[1]), "declare it, or make it first (docker network create)"
-	case strings.Contains(text, "no space left on device"):
-		f.Message, f.Hint = "the disk is full", "free some space: docker system df shows what Docker uses"
 	default:
 		f.Message = what + ": " + text
 	}

@@ -24,6 +24,7 @@ type watch struct {
 	// restarts and startedAt, when known, are what the container had right after its start.
 	fresh    bool // created by this change: any restart counts
 	standing bool // nothing is done to it: it has run since its own start
+	quiet    bool // the engine's own words may hold a secret that nobody can take out
 }
 
 // lookAgain is how often a gate looks without having heard an event: the stream may be broken.
@@ -128,6 +129,8 @@ func (w watch) judge(c container.InspectResponse, startedAt string, restarts int
 			return "healthy", nil
 		}
 		return "", nil
+	case s.Status == "created" && w.quiet:
+		return fail("did not start")
 	case s.Status == "created":
 		return fail("did not start: %s", s.Error)
 	case s.ExitCode == 0 && !s.OOMKilled && (w.oneShot || w.mustEnd):

@@ -32,7 +32,7 @@ type Intent struct {
 	Settle        time.Duration `json:"settle"`
 	HealthTimeout time.Duration `json:"health_timeout"`
 	Keep          bool          `json:"keep,omitempty"`
-	Failure       *Failure      `json:"failure,omitempty"` // Rolling: why
+	Failure       *Failure      `json:"failure,omitempty"` // Rolling: why; Committing: what failed and is kept
 }
 
 // An Old is a container the change replaces or removes.
@@ -55,8 +55,8 @@ type New struct {
 type Again struct {
 	ID        string `json:"id"`
 	Service   string `json:"service"`
-	StartedAt string `json:"started_at"` // before the change; another one means it is done
-	Ran       bool   `json:"ran,omitempty"`
+	StartedAt string `json:"started_at"`    // before the change; another one means it is done
+	Ran       bool   `json:"ran,omitempty"` // before the change: a rollback starts it
 }
 
 // A Journal keeps the Intent of a change. Save must have it on disk when it returns; if it cannot, the change
@@ -85,6 +85,15 @@ type Result struct {
 	Stopped    bool     // something that ran was stopped
 	RolledBack bool     // what ran before runs again
 	Services   []ServiceResult
+	// Left is what the change replaced or removed and the engine did not take away. It is stopped for good; to
+	// remove it is to be tried again.
+	Left []Left
+}
+
+// Left is an old container that could not be removed.
+type Left struct {
+	Old
+	Why string
 }
 
 // A ServiceResult is what became of one service.

@@ -92,6 +92,10 @@ type Job struct {
 	// Take lets the job replace containers of the resource's names that bear no labels of a fleet.
 	Take bool
 
+	// Quiet: values may stand in what the engine says of new or old containers that the caller does not know and cannot
+	// take out of it, so that it is left out.
+	Quiet Quiet
+
 	Progress func(service, phase, detail string) // may be nil
 }
 

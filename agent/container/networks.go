@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -83,32 +84,41 @@ func (r *run) takeNetwork(ctx context.Context, name string) error {
 	return api.NetworkRemove(ctx, name)
 }
 
-// returnNetworks makes the networks that were taken as they were, and connects the old containers again.
+// returnNetworks makes the networks that were taken as they were, and connects the old containers again. One that
+// cannot be made keeps no other from it.
 func (r *run) returnNetworks(ctx context.Context) error {
-	api := r.engine.api
+	var errs []error
 	for _, t := range slices.Backward(r.intent.Networks) {
-		if n, err := api.NetworkInspect(ctx, t.Name, network.InspectOptions{}); err == nil && n.Name == t.Name {
-			for id := range n.Containers {
-				_ = api.NetworkDisconnect(ctx, n.ID, id, true)
-			}
-			for _, e := range t.Endpoints {
-				_ = api.NetworkDisconnect(ctx, n.ID, e.ID, true)
-			}
-			if err := api.NetworkRemove(ctx, n.ID); err != nil {
-				return r.engine.explain(ctx, err, "", "remove network "+t.Name)
-			}
-		}
-		if _, err := api.NetworkCreate(ctx, t.Name, t.Options); err != nil {
-			return r.engine.explain(ctx, err, "", "make network "+t.Name+" as it was")
-		}
-		for _, e := range t.Endpoints {
-			err := api.NetworkConnect(ctx, t.Name, e.ID, e.Settings)
-			if err != nil && !errdefs.IsNotFound(err) {
-				return r.engine.explain(ctx, err, "", "connect to network "+t.Name)
-			}
+		if err := r.returnNetwork(ctx, t); err != nil {
+			errs = append(errs, r.explain(ctx, err, r.job.Quiet.Old, "", "make network "+t.Name+" as it was"))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+func (r *run) returnNetwork(ctx context.Context, t Taken) error {
+	api := r.engine.api
+	if n, err := api.NetworkInspect(ctx, t.Name, network.InspectOptions{}); err == nil && n.Name == t.Name {
+		for id := range n.Containers {
+			_ = api.NetworkDisconnect(ctx, n.ID, id, true)
+		}
+		for _, e := range t.Endpoints {
+			_ = api.NetworkDisconnect(ctx, n.ID, e.ID, true)
+		}
+		if err := api.NetworkRemove(ctx, n.ID); err != nil {
+			return err
+		}
+	}
+	if _, err := api.NetworkCreate(ctx, t.Name, t.Options); err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range t.Endpoints {
+		if err := api.NetworkConnect(ctx, t.Name, e.ID, e.Settings); err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // RemoveNetworks removes the networks of a compose project that nothing uses any more.

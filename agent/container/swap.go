@@ -37,6 +37,7 @@ func (r *run) swap(ctx context.Context, resumed bool) error {
 		f = &Failure{Message: err.Error()}
 	}
 	if r.job.Keep && f.Gate {
+		r.intent.Failure = f.written() // a process that goes on from here must not take it for a success
 		if err := r.commit(ctx); err != nil {
 			return err
 		}
@@ -235,7 +236,7 @@ func (r *run) standing(ctx context.Context, s *Service, n Need) error {
 			continue
 		}
 		_, err := r.engine.gate(ctx, watch{id: c.ID, name: name, service: n.Service, oneShot: n.Condition == Completed,
-			mustEnd: n.Condition == Completed, timeout: r.job.HealthTimeout})
+			mustEnd: n.Condition == Completed, timeout: r.job.HealthTimeout, quiet: r.job.Quiet.New})
 		if err != nil {
 			return &Failure{Service: s.Name, Message: fmt.Sprintf("service %q was not started: it needs %q: %v", s.Name, n.Service, err)}
 		}
@@ -247,7 +248,7 @@ func (r *run) standing(ctx context.Context, s *Service, n Need) error {
 // startService starts the service's containers and says what to wait for.
 func (r *run) startService(ctx context.Context, s *Service, news []New, agains []Again, sem chan struct{}, resumed bool) ([]watch, error) {
 	var gates []watch
-	w := watch{service: s.Name, oneShot: s.OneShot, mustEnd: s.MustEnd, settle: r.job.Settle, timeout: r.job.HealthTimeout}
+	w := watch{service: s.Name, oneShot: s.OneShot, mustEnd: s.MustEnd, settle: r.job.Settle, timeout: r.job.HealthTimeout, quiet: r.job.Quiet.New}
 	for _, n := range news {
 		w := w
 		w.id, w.name, w.fresh = n.ID, n.Name, true
@@ -316,7 +317,7 @@ func (r *run) start(ctx context.Context, service, id, name string, sem chan stru
 	}
 	r.say(service, "starting", "")
 	if err := r.engine.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
-		err := r.engine.explain(ctx, err, service, "start container "+name)
+		err := r.explain(ctx, err, r.job.Quiet.New, service, "start container "+name)
 		var f *Failure
 		if errors.As(err, &f) && ctx.Err() == nil {
 			f.Gate = true
@@ -347,19 +348,17 @@ func (r *run) gates(ctx context.Context, s *Service, gates []watch) (string, err
 }
 
 // commit removes what was kept for the way back. The new containers have passed their gate: nothing that goes wrong
-// here takes them back. What cannot be removed now is kept from ever starting again, and goes with the next change.
-// The error says that the agent is being stopped, and the next process removes the rest, or that a removal failed
-// that was asked for as such.
+// here takes them back. What the engine does not remove now is kept from ever starting again, and stands in the
+// Result as left. The error says that the agent is being stopped, and the next process removes the rest, or that a
+// removal failed where nothing else was asked for.
 func (r *run) commit(ctx context.Context) error {
 	if len(r.intent.Olds) == 0 {
 		return nil
 	}
+	var unwritten error // what is not written down is not done
 	if r.intent.Phase != Committing {
 		r.intent.Phase = Committing
-		if err := r.save(); err != nil {
-			r.engine.log.Error("what ran before is not removed", "resource", r.job.Resource, "err", err)
-			return nil
-		}
+		unwritten = r.save()
 	}
 	stopping := ctx
 	ctx = context.WithoutCancel(ctx)
@@ -367,7 +366,10 @@ func (r *run) commit(ctx context.Context) error {
 	g.SetLimit(inFlight)
 	for _, o := range r.intent.Olds {
 		g.Go(func() error {
-			err := r.engine.remove(ctx, o.ID, false)
+			err := unwritten
+			if err == nil {
+				err = r.engine.remove(ctx, o.ID, false)
+			}
 			if err == nil {
 				return nil
 			}
@@ -375,96 +377,145 @@ func (r *run) commit(ctx context.Context) error {
 				return context.Cause(stopping)
 			}
 			r.engine.log.Error("remove what ran before", "resource", r.job.Resource, "container", o.Name, "err", err)
-			never := container.UpdateConfig{RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled}}
-			if _, err := r.engine.api.ContainerUpdate(ctx, o.ID, never); err != nil {
+			if err := r.engine.never(ctx, o.ID); err != nil {
 				r.engine.log.Error("keep what ran before from starting", "resource", r.job.Resource, "container", o.Name, "err", err)
 			}
-			if len(r.intent.News)+len(r.intent.Agains) == 0 { // to remove it was all there was to do
-				return r.engine.explain(ctx, err, o.Service, "remove container "+o.Name)
-			}
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.result.Left = append(r.result.Left, Left{Old: o, Why: r.explain(ctx, err, r.job.Quiet.Old, o.Service, "remove container "+o.Name).Error()})
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	left := r.result.Left
+	slices.SortFunc(left, func(a, b Left) int { return strings.Compare(a.Name, b.Name) })
+	if len(left) > 0 && len(r.intent.News)+len(r.intent.Agains) == 0 {
+		r.result.Left = nil
+		return &Failure{Service: left[0].Service, Message: left[0].Why}
+	}
 	for _, s := range r.job.Services {
-		if s.Action == plan.Remove {
+		if s.Action == plan.Remove && !slices.ContainsFunc(left, func(l Left) bool { return l.Service == s.Name }) {
 			r.note(ServiceResult{Name: s.Name, State: "removed"})
 		}
 	}
 	return nil
 }
 
+// never keeps a container from being started by the engine.
+func (e *Engine) never(ctx context.Context, id string) error {
+	_, err := e.api.ContainerUpdate(ctx, id, container.UpdateConfig{RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled}})
+	return err
+}
+
+// Discard removes a container that an earlier change had left; fresh says that it never ran, and that the anonymous
+// volumes made with it go too. One that is gone already is fine.
+func (e *Engine) Discard(ctx context.Context, id string, fresh bool) error {
+	return e.remove(ctx, id, fresh)
+}
+
 // startTimeout bounds how long a rollback waits for what ran before to run again.
 const startTimeout = time.Minute
 
-// rollback removes the new containers and puts the old ones back, and returns the failure that led here.
+// rollback removes the new containers and puts the old ones back, and returns the failure that led here. Whatever
+// goes wrong with one container on this way, it is said, and the others go on.
 func (r *run) rollback(ctx context.Context, why *Failure) error {
+	stopping := ctx
 	ctx = context.WithoutCancel(ctx)
 	if r.intent.Phase != Rolling {
-		kept := *why
-		kept.Tail = "" // what a container prints is not written down
-		r.intent.Phase, r.intent.Failure = Rolling, &kept
+		r.intent.Phase, r.intent.Failure = Rolling, why.written()
 		if err := r.save(); err != nil {
-			return err
+			// A process that finds the phase before this one comes here too, once it sees the new containers gone.
+			r.engine.log.Error("write down that a change is undone", "resource", r.job.Resource, "err", err)
 		}
 	}
 	r.say(why.Service, "rolling back", why.Message)
-	var mu sync.Mutex // guards troubles
-	var troubles []string
-	trouble := func(err error) {
+	var mu sync.Mutex         // guards what follows
+	var down, untidy []string // what keeps something from running as before, and what does not
+	note := func(list *[]string, err error) {
 		if err != nil {
 			mu.Lock()
 			defer mu.Unlock()
-			troubles = append(troubles, err.Error())
+			*list = append(*list, err.Error())
 		}
 	}
+	var g errgroup.Group
+	g.SetLimit(inFlight)
 	for _, n := range r.intent.News {
-		trouble(r.discard(ctx, n))
+		g.Go(func() error { note(&untidy, r.discard(ctx, n)); return nil })
 	}
-	names, err := r.engine.list(ctx)
-	if err != nil {
-		return &Failure{Service: why.Service, Gate: why.Gate, Message: why.Message + "; and " + err.Error()}
-	}
-	r.byName = names
-	trouble(r.returnNetworks(ctx))
-	for _, o := range r.intent.Olds {
-		if o.Ran && r.nameNow(o.ID) == "" {
-			trouble(fmt.Errorf("container %s, which ran before, was removed meanwhile", o.Name))
+	_ = g.Wait()
+	var err error
+	if r.byName, err = r.listPatiently(stopping); err != nil {
+		if stopping.Err() != nil {
+			return context.Cause(stopping)
 		}
-		if now := r.nameNow(o.ID); now != "" && now != o.Name {
+		return &Failure{Service: why.Service, Gate: why.Gate, Message: why.Message + "; and the way back failed: " + err.Error()}
+	}
+	note(&down, r.returnNetworks(ctx))
+	var back []Old
+	for _, o := range r.intent.Olds {
+		now := r.nameNow(o.ID)
+		if o.Ran && now != "" {
+			back = append(back, o)
+		} else if o.Ran {
+			note(&down, fmt.Errorf("container %s, which ran before, was removed meanwhile", o.Name))
+		}
+		if now != "" && now != o.Name {
 			if err := r.engine.api.ContainerRename(ctx, o.ID, o.Name); err != nil {
-				trouble(r.engine.explain(ctx, err, o.Service, "name container "+o.Name))
+				note(&down, r.engine.explain(ctx, err, o.Service, "name container "+o.Name))
 			}
 		}
 	}
-	var back []Old
-	for _, o := range r.intent.Olds {
-		if o.Ran && r.nameNow(o.ID) != "" {
-			back = append(back, o)
-		}
-	}
-	// One that does not start keeps no other from it.
 	_ = inOrder(ctx, r.job.Services, func(ctx context.Context, s *Service) error {
 		for _, o := range back {
 			if o.Service == s.Name {
-				trouble(r.startAgain(ctx, s, o.ID, o.Name))
+				note(&down, r.startAgain(ctx, s, o.ID, o.Name))
 			}
 		}
 		for _, a := range r.intent.Agains {
 			if name := r.nameNow(a.ID); a.Service == s.Name && a.Ran && name != "" {
-				trouble(r.startAgain(ctx, s, a.ID, name))
+				note(&down, r.startAgain(ctx, s, a.ID, name))
 			}
 		}
 		return nil
 	})
-	if len(troubles) > 0 {
-		return &Failure{Service: why.Service, Gate: why.Gate, Tail: why.Tail, Hint: why.Hint,
-			Message: why.Message + "; and the way back failed: " + strings.Join(troubles, "; ")}
+	slices.Sort(down)
+	slices.Sort(untidy)
+	end := *why
+	if len(down) > 0 {
+		end.Message += "; and the way back failed: " + strings.Join(slices.Concat(down, untidy), "; ")
+		return &end
+	}
+	if len(untidy) > 0 {
+		end.Message += "; and " + strings.Join(untidy, "; ")
 	}
 	r.result.RolledBack = len(back) > 0
-	return why
+	return &end
+}
+
+// listPatiently lists the containers, and waits a while for an engine that does not answer: what ran before depends
+// on it.
+func (r *run) listPatiently(ctx context.Context) (map[string]container.Summary, error) {
+	for began := time.Now(); ; {
+		names, err := r.engine.list(context.WithoutCancel(ctx))
+		if err == nil || time.Since(began) > startTimeout {
+			return names, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// written is the failure as it may be written down: without what a container printed.
+func (f *Failure) written() *Failure {
+	w := *f
+	w.Tail = ""
+	return &w
 }
 
 // discard removes a container that failed. One that the engine cannot remove makes way for what ran before: it is
@@ -474,12 +525,11 @@ func (r *run) discard(ctx context.Context, n New) error {
 	if err == nil {
 		return nil
 	}
-	never := container.UpdateConfig{RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled}}
-	_, uerr := r.engine.api.ContainerUpdate(ctx, n.ID, never)
+	uerr := r.engine.never(ctx, n.ID)
 	serr := r.engine.api.ContainerStop(ctx, n.ID, container.StopOptions{})
 	rerr := r.engine.api.ContainerRename(ctx, n.ID, n.Name+NewSuffix)
 	r.engine.log.Error("remove the container that failed", "resource", r.job.Resource, "container", n.Name, "err", errors.Join(err, uerr, serr, rerr))
-	return fmt.Errorf("the failed container could not be removed: %w", err)
+	return fmt.Errorf("the failed container could not be removed: %w", r.explain(ctx, err, r.job.Quiet.New, n.Service, "remove container "+n.Name))
 }
 
 // startAgain starts what ran before the change, unless it runs.
@@ -489,9 +539,9 @@ func (r *run) startAgain(ctx context.Context, s *Service, id, name string) error
 	}
 	r.say(s.Name, "rolling back", "starting "+name)
 	if err := r.engine.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
-		return r.engine.explain(ctx, err, s.Name, "start container "+name)
+		return r.explain(ctx, err, r.job.Quiet.Old, s.Name, "start container "+name)
 	}
-	if _, err := r.engine.gate(ctx, watch{id: id, name: name, service: s.Name, oneShot: s.OneShot, timeout: min(startTimeout, r.job.HealthTimeout)}); err != nil {
+	if _, err := r.engine.gate(ctx, watch{id: id, name: name, service: s.Name, oneShot: s.OneShot, timeout: min(startTimeout, r.job.HealthTimeout), quiet: r.job.Quiet.Old}); err != nil {
 		return fmt.Errorf("what ran before does not run again: %w", err)
 	}
 	return nil
