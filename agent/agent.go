@@ -150,7 +150,8 @@ func (a *Agent) connect() error {
 	if err != nil {
 		return fmt.Errorf("ask the Docker engine at %s about itself: %w", c.DaemonHost(), err)
 	}
-	return a.lockEngine(info.ID)
+	// Engines before 25.0 take their id from a file of the host, which several on one host share.
+	return a.lockEngine(info.ID + info.DockerRootDir)
 }
 
 // lockRoot makes sure that no other agent works in this root.
@@ -509,7 +510,9 @@ func (a *Agent) tell(p protocol.Progress) {
 var containerID = regexp.MustCompile(`docker[-/]([0-9a-f]{64})|/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) /etc/`)
 
 // self is the container this process runs in, as far as the kernel tells.
-func (a *Agent) self() string {
+func (a *Agent) self() string { return ownContainer() }
+
+func ownContainer() string {
 	for _, f := range []string{"/proc/self/cgroup", "/proc/self/mountinfo"} {
 		data, err := os.ReadFile(f)
 		if err != nil {

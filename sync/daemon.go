@@ -583,7 +583,7 @@ func (d *Daemon) contest(ctx context.Context, server string, id schema.ID, reaso
 func (d *Daemon) setHold(ctx context.Context, server string, h *plan.Hold, lift bool) error {
 	var attempt [8]byte
 	_, _ = rand.Read(attempt[:]) // it never fails
-	out, err := d.opts.Servers.Do(ctx, protocol.Op{
+	out, err := d.root.fleetOf(d.root.localName()).Do(ctx, protocol.Op{
 		ID:   apply.OpIDOf(d.root.name, h.Resource, h.Digest, protocol.SetHold, hex.EncodeToString(attempt[:])),
 		Verb: protocol.SetHold, Resource: h.Resource, Server: server, Fleet: d.root.fleet(), Sync: d.root.name, Hold: h, Lift: lift,
 	}, nil)

@@ -20,7 +20,7 @@ func (s *syncer) observe(ctx context.Context, r *reading, servers []string) *pla
 	if s.askedFor == nil || s.askedFor != r && !r.same(s.askedFor) {
 		asked = nil
 	}
-	state := apply.Observe(ctx, s.opts.Servers, servers, s.questions(ctx, r, asked))
+	state := apply.Observe(ctx, s.fleetOf(r.desired.Local), servers, s.questions(ctx, r, asked))
 	queries := plan.Queries(r.desired, state)
 	s.asked, s.askedFor = queries, r
 	more := map[string]bool{}
@@ -32,7 +32,7 @@ func (s *syncer) observe(ctx context.Context, r *reading, servers []string) *pla
 	if len(more) == 0 {
 		return state
 	}
-	again := apply.Observe(ctx, s.opts.Servers, sortedKeys(more), s.questions(ctx, r, queries))
+	again := apply.Observe(ctx, s.fleetOf(r.desired.Local), sortedKeys(more), s.questions(ctx, r, queries))
 	for name, st := range again.Servers {
 		state.Servers[name] = st
 	}

@@ -17,7 +17,12 @@ type Options struct {
 	DataDir string // mirrors and what each sync applied last lie below it; "" = memory only
 	Local   string // --as: the server this process acts as; "" = the [[server]] with address "local", else "local"
 
-	Servers  apply.Fleet
+	Servers apply.Fleet
+	// This is what Servers calls this machine, whatever a commit calls it; "" = as the commit does.
+	This string
+	// Enrol is told which agents, by their public keys, stand for which servers, whenever a commit of the branch
+	// changes that; nil = nobody needs to know.
+	Enrol    func(keys map[string]string) error
 	Journal  apply.Journal // nil = runs are kept in memory only
 	Reporter Reporter      // nil = the log alone
 	Log      *slog.Logger  // nil = discarded

@@ -37,6 +37,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		s.say(ctx, Report{Stage: StageBroken, Commit: v.commit, Trigger: j.trigger, Diagnostics: r.diags})
 		return s.brokenPlan(r), nil, nil
 	}
+	s.enrol(r, j)
 	if j.trigger == triggerDrift && s.good != nil && !maps.Equal(r.others, s.good.others) {
 		j.trigger = triggerCommit // of another repository
 	}
@@ -146,7 +147,7 @@ func (s *syncer) apply(ctx context.Context, r *reading, p *plan.Plan, j job) (*a
 	}
 	logins := s.settings().Registries
 	opts := apply.Options{
-		Plan: p, Fleet: s.opts.Servers, Journal: s.opts.Journal, Head: s.head(p.Commit, j), Log: s.log,
+		Plan: p, Fleet: s.fleetOf(r.desired.Local), Journal: s.opts.Journal, Head: s.head(p.Commit, j), Log: s.log,
 		Payloads: apply.PayloadFunc(func(ctx context.Context, step plan.Step) (*protocol.Payload, error) {
 			return r.payload(ctx, step.Resource, step.Declared, logins, true)
 		}),

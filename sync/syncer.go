@@ -54,6 +54,7 @@ type syncer struct {
 	quiet    bool     // good was planned and nothing is left to do, nor has any server changed since
 	seenStir uint64   // stir when the servers were last looked at
 	put      map[schema.ID][]time.Time
+	keys     map[string]string // of the agents enrolled, by server; nil = not told yet
 
 	mu       gosync.Mutex // guards below
 	set      *Settings

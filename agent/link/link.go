@@ -51,7 +51,7 @@ func Connect(url string, key nkeys.KeyPair, options ...nats.Option) (*nats.Conn,
 		return nil, fmt.Errorf("connect to the fleet: %w", err)
 	}
 	options = append([]nats.Option{
-		nats.Name("varan agent"), nats.Nkey(public, key.Sign), nats.CustomInboxPrefix(wire.InboxPrefix(public)),
+		nats.Name("varan agent"), wire.Login(public, key), nats.CustomInboxPrefix(wire.InboxPrefix(public)),
 		nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), nats.ReconnectJitter(500*time.Millisecond, 5*time.Second),
 		nats.IgnoreAuthErrorAbort(), // until its key is committed a new agent is refused, and keeps asking
 		nats.FlusherTimeout(10 * time.Second),

@@ -29,7 +29,7 @@ func (d *door) Check(c server.ClientAuthentication) bool {
 		c.RegisterUser(&server.User{Username: key, Account: d.daemon})
 	case key == d.hub.fleetKey:
 		c.RegisterUser(&server.User{Username: key, Account: d.agents})
-	case d.hub.enrolled(key):
+	case d.hub.lets(key, c):
 		c.RegisterUser(&server.User{Username: key, Account: d.agents, Permissions: &server.Permissions{
 			Publish:   &server.SubjectPermission{Allow: []string{wire.FromAgent(key)}},
 			Subscribe: &server.SubjectPermission{Allow: []string{wire.ToAgent(key), wire.InboxPrefix(key) + ".>"}},
@@ -55,8 +55,20 @@ func proves(key, sig string, nonce []byte) bool {
 	return err == nil && public.Verify(nonce, raw) == nil
 }
 
-func (h *Hub) enrolled(key string) bool {
+// lets reports whether the holder of key is an agent of this fleet; who is none is noted as waiting.
+func (h *Hub) lets(key string, c server.ClientAuthentication) bool {
+	nonce := string(c.GetNonce())
+	from := h.gate.from(nonce)
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.servers[key] != ""
+	in := key == h.opts.Own || h.servers[key] != ""
+	if !in && from.IsValid() {
+		h.waits(key, c.GetOpts().Name, from, time.Now())
+	} else if in {
+		delete(h.waiting, key)
+	}
+	h.mu.Unlock()
+	if in {
+		h.gate.passed(nonce, key)
+	}
+	return in
 }

@@ -6,6 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +34,9 @@ type Options struct {
 	JournalDir string
 	JournalMax int64        // bytes JetStream may keep, 0 = 256 MiB
 	Name       string       // the fleet's name
+	Listen     string       // HOST:PORT where agents connect over TLS; "" = only from within this process
+	Own        string       // public key of this process's own agent, which no commit enrols; it stands for [This]
+	KeyFile    string       // where Key came from: keys locked out by hand are listed beside it; "" = nothing is kept
 	Log        *slog.Logger // nil = discarded
 }
 
@@ -40,6 +49,8 @@ type Hub struct {
 	opts     Options
 	log      *slog.Logger
 	server   *server.Server
+	gate     *gate
+	addr     net.Addr // where it listens; nil = nowhere
 	fleetKey string
 
 	own      *nats.Conn // in the daemon's account: JetStream
@@ -50,14 +61,17 @@ type Hub struct {
 	started  time.Time
 
 	mu       sync.Mutex          // guards below
-	keys     map[string]string   // server → agent's public key
+	keys     map[string]string   // server → agent's public key, of those who may come in
 	servers  map[string]string   // the other way round
 	sessions map[string]*session // by agent's public key
 	seqs     map[string]uint64   // messages sent, by agent's public key; never reset, an agent takes none twice
 	answers  map[string]waiter   // by the id of the message asked with
 	progress map[protocol.OpID]*listener
 	term     uint64
-	led      bool // an agent was met, so term is above what agents obeyed before
+	waiting  map[string]*Waiting // by public key
+	revoked  map[string]bool     // public keys locked out by hand
+	enrolled map[string]string   // what was committed last: server by public key
+	led      bool                // an agent was met, so term is above what agents obeyed before
 }
 
 // A session is what an agent said of itself, from its hello until it starts anew.
@@ -95,8 +109,13 @@ func Start(opts Options) (*Hub, error) {
 		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), changed: make(chan string, 256),
 		keys: make(map[string]string), servers: make(map[string]string), sessions: make(map[string]*session), seqs: make(map[string]uint64),
 		answers: make(map[string]waiter), progress: make(map[protocol.OpID]*listener), term: 1,
+		waiting: make(map[string]*Waiting), revoked: make(map[string]bool),
 		started: time.Now(),
 	}
+	if err := h.readRevoked(); err != nil {
+		return nil, err
+	}
+	h.admit()
 	if err := h.start(); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("start the fleet's message server: %w", err)
@@ -120,7 +139,8 @@ func (h *Hub) start() error {
 	door := &door{hub: h, daemonKey: daemonPublic}
 	if h.server, err = server.NewServer(&server.Options{
 		ServerName: "varan", DontListen: true, NoLog: true, NoSigs: true,
-		MaxPayload: 2 * wire.ChunkSize, MaxControlLine: 4096, AlwaysEnableNonce: true,
+		MaxPayload: 2 * wire.ChunkSize, MaxControlLine: 4096, AlwaysEnableNonce: true, AuthTimeout: earlyTime.Seconds(),
+		MaxSubs: 1024, PingInterval: wire.Heartbeat, MaxPingsOut: 2,
 		Accounts: []*server.Account{server.NewAccount(daemonAccount), server.NewAccount(agentsAccount)}, CustomClientAuthentication: door,
 		JetStream: h.opts.JournalDir != "", StoreDir: h.opts.JournalDir, SyncAlways: true,
 		JetStreamMaxMemory: 1 << 20, JetStreamMaxStore: cmp.Or(h.opts.JournalMax, 256<<20),
@@ -132,6 +152,9 @@ func (h *Hub) start() error {
 		return err
 	}
 	if door.agents, err = h.server.LookupAccount(agentsAccount); err != nil {
+		return err
+	}
+	if h.gate, err = newGate(h.server, h.log); err != nil {
 		return err
 	}
 	h.server.SetLoggerV2(natsLog{h.log}, false, false, false)
@@ -150,25 +173,35 @@ func (h *Hub) start() error {
 	if _, err := h.endpoint.Listen(wire.FromAgents); err != nil {
 		return err
 	}
-	if h.opts.JournalDir == "" {
-		return h.agents.Flush()
+	if err := h.journal(door.daemon, daemonPublic, daemonKey); err != nil {
+		return err
 	}
-	if !door.daemon.JetStreamEnabled() {
-		if err := door.daemon.EnableJetStream(nil, nil); err != nil {
+	if err := h.agents.Flush(); err != nil || h.opts.Listen == "" {
+		return err
+	}
+	h.addr, err = h.gate.listen(h.opts.Listen)
+	return err
+}
+
+// journal opens JetStream in the daemon's account.
+func (h *Hub) journal(daemon *server.Account, public string, key nkeys.KeyPair) (err error) {
+	if h.opts.JournalDir == "" {
+		return nil
+	}
+	if !daemon.JetStreamEnabled() {
+		if err := daemon.EnableJetStream(nil, nil); err != nil {
 			return fmt.Errorf("open the journal's folder: %w", err)
 		}
 	}
-	if h.own, err = h.connect(daemonPublic, daemonKey); err != nil {
+	if h.own, err = h.connect(public, key); err != nil {
 		return err
 	}
-	if h.js, err = jetstream.New(h.own); err != nil {
-		return err
-	}
-	return h.agents.Flush()
+	h.js, err = jetstream.New(h.own)
+	return err
 }
 
 func (h *Hub) connect(public string, key nkeys.KeyPair) (*nats.Conn, error) {
-	return nats.Connect("", nats.InProcessServer(h.server), nats.Nkey(public, key.Sign), nats.Name("varan"), nats.MaxReconnects(-1))
+	return nats.Connect("", nats.InProcessServer(h.server), wire.Login(public, key), nats.Name("varan"), nats.MaxReconnects(-1))
 }
 
 // Close ends all connections and the server. Ops under way end with unknown outcomes.
@@ -179,6 +212,9 @@ func (h *Hub) Close() {
 	if h.own != nil {
 		h.own.Close()
 	}
+	if h.gate != nil {
+		h.gate.shut()
+	}
 	if h.server != nil {
 		h.server.Shutdown()
 		h.server.WaitForShutdown()
@@ -187,6 +223,14 @@ func (h *Hub) Close() {
 
 // JetStream is where the daemon keeps its streams; nil without a JournalDir.
 func (h *Hub) JetStream() jetstream.JetStream { return h.js }
+
+// Addr is where agents connect; nil if from nowhere outside this process.
+func (h *Hub) Addr() net.Addr { return h.addr }
+
+// WebSocket takes in an agent that came by HTTP from the address given.
+func (h *Hub) WebSocket(w http.ResponseWriter, r *http.Request, from netip.Addr) {
+	h.gate.serveWebSocket(w, r, from)
+}
 
 // FleetKey is the public key agents pin.
 func (h *Hub) FleetKey() string { return h.fleetKey }
@@ -198,36 +242,60 @@ func (h *Hub) InProcess() nats.Option { return nats.InProcessServer(h.server) }
 // while it is full.
 func (h *Hub) Changed() <-chan string { return h.changed }
 
+// This is the name of the server that [Options].Own stands for.
+const This = "(this machine)"
+
 // Enrol says which agents, by their public keys, stand for which servers. Whoever is not among them is locked out
-// at once.
+// at once. A key that is none, or that stands for two servers, enrols nobody and is an error; the others count.
 func (h *Hub) Enrol(keys map[string]string) error {
+	var errs []error
+	holders := make(map[string][]string) // key → servers
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		holders[keys[name]] = append(holders[keys[name]], name)
+	}
 	servers := make(map[string]string, len(keys))
-	for name, key := range keys {
-		if !nkeys.IsValidPublicUserKey(key) {
-			return fmt.Errorf("enrol server %s: %q is no public key (U…)", name, key)
+	for _, key := range slices.Sorted(maps.Keys(holders)) {
+		names := holders[key]
+		switch {
+		case !nkeys.IsValidPublicUserKey(key):
+			errs = append(errs, fmt.Errorf("enrol server %s: %q is no public key of an agent (U…)", names[0], key))
+		case key == h.fleetKey || key == h.opts.Own:
+			errs = append(errs, fmt.Errorf("enrol server %s: its key is the daemon's own", names[0]))
+		case len(names) > 1:
+			errs = append(errs, fmt.Errorf("enrol server %s: its key is also that of %s", names[1], names[0]))
+		default:
+			servers[key] = names[0]
 		}
-		if other, taken := servers[key]; taken {
-			return fmt.Errorf("enrol server %s: its key is also that of %s", max(name, other), min(name, other))
-		}
-		servers[key] = name
 	}
 	h.mu.Lock()
-	var gone []string
-	for key := range h.servers {
-		if servers[key] == "" {
-			gone = append(gone, key)
-			delete(h.sessions, key)
-		}
-	}
-	h.keys, h.servers = make(map[string]string, len(keys)), servers
-	for name, key := range keys {
-		h.keys[name] = key
-	}
+	h.enrolled = servers
+	gone := h.admit()
 	h.mu.Unlock()
 	for _, key := range gone {
 		h.disconnect(key)
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// admit makes those enrolled and not revoked the fleet, and lists the keys that are in it no more. The mutex is held.
+func (h *Hub) admit() (gone []string) {
+	before := h.servers
+	h.keys, h.servers = make(map[string]string, len(h.enrolled)+1), make(map[string]string, len(h.enrolled)+1)
+	for key, name := range h.enrolled {
+		if !h.revoked[key] {
+			h.keys[name], h.servers[key] = key, name
+		}
+	}
+	if h.opts.Own != "" {
+		h.keys[This], h.servers[h.opts.Own] = h.opts.Own, This
+	}
+	for key := range before {
+		if h.servers[key] == "" {
+			gone = append(gone, key)
+			delete(h.sessions, key)
+		}
+	}
+	return gone
 }
 
 // disconnect drops an agent's connections.
@@ -273,6 +341,10 @@ func (l natsLog) Warnf(format string, v ...any) {
 }
 func (l natsLog) Fatalf(format string, v ...any) { l.Errorf(format, v...) }
 func (l natsLog) Errorf(format string, v ...any) {
+	if text := fmt.Sprintf(format, v...); strings.HasPrefix(text, "pipe - ") { // of one connection: whoever can connect could fill the log
+		l.log.Debug("message server", "msg", text)
+		return
+	}
 	l.log.Warn("message server", "msg", fmt.Sprintf(format, v...))
 }
 func (l natsLog) Debugf(format string, v ...any) {}

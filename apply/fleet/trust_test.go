@@ -375,3 +375,7 @@ func BenchmarkDo(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+func bigPayload(size int) *protocol.Payload {
+	return &protocol.Payload{Files: []protocol.File{{Path: "big", Data: make([]byte, size)}}}
+}

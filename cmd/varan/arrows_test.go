@@ -39,7 +39,7 @@ func TestArrows(t *testing.T) {
 		"sync/report":         {"schema", "plan", "apply", "agent/protocol"},
 		"sync/settings":       {"schema"},
 		"sync":                {"schema", "plan", "plan/compose", "apply", "apply/fleet", "agent/protocol", "sync/gitrepo", "sync/report", "sync/forge", "sync/forge/connect", "sync/sandbox"},
-		"sync/httpd":          {"schema", "plan", "apply", "sync", "sync/report", "agent/protocol"},
+		"sync/httpd":          {"schema", "plan", "apply", "apply/fleet", "sync", "sync/report", "agent/protocol"},
 		"examples":            {},
 	}
 	// plan is pure: nothing in it can look outside. schema does no I/O.

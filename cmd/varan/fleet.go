@@ -13,21 +13,16 @@ import (
 
 	"github.com/varanhq/varan/agent"
 	"github.com/varanhq/varan/agent/link"
-	"github.com/varanhq/varan/agent/protocol"
-	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/apply/fleet"
-	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/sync/settings"
 )
 
-// A localFleet is this machine's engine with an agent on it, reached over NATS as a remote one is.
+// A localFleet is the hub, with an agent for this machine's engine that is reached as a remote one is.
 type localFleet struct {
-	Fleet   apply.Fleet
-	Hub     *fleet.Hub
-	Changed <-chan string
-	Made    bool         // the fleet's key was made just now
-	Lost    <-chan error // the agent or its link ended by itself
-	Close   func()
+	Hub   *fleet.Hub
+	Made  bool         // the fleet's key was made just now
+	Lost  <-chan error // the agent or its link ended by itself
+	Close func()
 }
 
 // openFleet starts an agent for one command: keys of its own, which nobody needs to keep, and no journal.
@@ -49,12 +44,13 @@ func serveFleet(ctx context.Context, set *settings.Settings, log *slog.Logger) (
 	if err != nil {
 		return nil, err
 	}
-	own, err := link.LoadKey(filepath.Join(set.Agent.Root, "agent.key"))
+	own, err := link.LoadKey(filepath.Join(set.Agent.Root, agentKeyFile))
 	if err != nil {
 		return nil, err
 	}
-	f, err := startFleet(ctx, set, log, fleet.Options{Key: key, JournalDir: filepath.Join(set.DataDir, "journal")}, own,
-		filepath.Join(set.Agent.Root, "term"))
+	f, err := startFleet(ctx, set, log, fleet.Options{
+		Key: key, KeyFile: set.Hub.KeyFile, JournalDir: filepath.Join(set.DataDir, "journal"), Listen: set.Hub.Listen,
+	}, own, filepath.Join(set.Agent.Root, termFile))
 	if err != nil {
 		return nil, err
 	}
@@ -62,25 +58,28 @@ func serveFleet(ctx context.Context, set *settings.Settings, log *slog.Logger) (
 	return f, nil
 }
 
+// Files of an agent's root that are its link's.
+const (
+	agentKeyFile = "agent.key"
+	termFile     = "term"
+)
+
 // startFleet starts agent, message server and the link between them, in this order; Close ends them in reverse.
 func startFleet(ctx context.Context, set *settings.Settings, log *slog.Logger, opts fleet.Options, own nkeys.KeyPair, term string) (*localFleet, error) {
-	a, err := agent.New(agent.Options{Root: set.Agent.Root, Fleet: set.Name, Log: log})
+	root, err := agent.HostRoot(ctx, set.Agent.Root, "")
+	if err != nil {
+		return nil, err
+	}
+	a, err := agent.New(agent.Options{Root: root, Fleet: set.Name, Log: log})
 	if err != nil {
 		return nil, err
 	}
 	opts.Name, opts.Log = set.Name, log
-	hub, err := fleet.Start(opts)
-	if err != nil {
-		return nil, errors.Join(err, a.Close())
-	}
-	public, err := own.PublicKey()
-	if err != nil {
-		hub.Close()
+	if opts.Own, err = own.PublicKey(); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the agent's key: %w", err), a.Close())
 	}
-	l := &localServer{hub: hub, key: public}
-	if err := l.enrol("local"); err != nil {
-		hub.Close()
+	hub, err := fleet.Start(opts)
+	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	conn, err := link.Connect("", own, hub.InProcess())
@@ -106,7 +105,7 @@ func startFleet(ctx context.Context, set *settings.Settings, log *slog.Logger, o
 			lost <- fmt.Errorf("agent's link: %w", err)
 		}
 	})
-	local := &localFleet{Fleet: l, Hub: hub, Changed: hub.Changed(), Lost: lost, Close: gosync.OnceFunc(func() {
+	local := &localFleet{Hub: hub, Lost: lost, Close: gosync.OnceFunc(func() {
 		stopLink()
 		linked.Wait()
 		conn.Close()
@@ -135,7 +134,7 @@ func (l *localFleet) connected(ctx context.Context, lost <-chan error) error {
 	again := time.NewTicker(2 * time.Millisecond)
 	defer again.Stop()
 	for {
-		err := l.Hub.Present(ctx, "local")
+		err := l.Hub.Present(ctx, fleet.This)
 		if err == nil {
 			return nil
 		}
@@ -147,43 +146,4 @@ func (l *localFleet) connected(ctx context.Context, lost <-chan error) error {
 		case <-again.C:
 		}
 	}
-}
-
-// localServer enrols this process's agent under the name that the config gives this machine, which is known only
-// once a commit was read: sync asks for no other server in this version.
-type localServer struct {
-	hub *fleet.Hub
-	key string
-
-	mu   gosync.Mutex // guards name
-	name string
-}
-
-func (l *localServer) enrol(name string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.name == name {
-		return nil
-	}
-	if err := l.hub.Enrol(map[string]string{name: l.key}); err != nil {
-		return err
-	}
-	l.name = name
-	return nil
-}
-
-// Observe asks this machine's agent.
-func (l *localServer) Observe(ctx context.Context, name string, queries []protocol.Query) (plan.ServerState, error) {
-	if err := l.enrol(name); err != nil {
-		return plan.ServerState{}, err
-	}
-	return l.hub.Observe(ctx, name, queries)
-}
-
-// Do gives this machine's agent an op.
-func (l *localServer) Do(ctx context.Context, op protocol.Op, progress func(protocol.Progress)) (protocol.Outcome, error) {
-	if err := l.enrol(op.Server); err != nil {
-		return protocol.Outcome{}, err
-	}
-	return l.hub.Do(ctx, op, progress)
 }

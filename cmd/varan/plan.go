@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/apply/fleet"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/sync"
 	"github.com/varanhq/varan/sync/httpd"
@@ -90,11 +91,11 @@ func (s *source) open(ctx context.Context) (*opened, error) {
 	if s.sh.env["VARAN_DEBUG"] != "" {
 		log = slog.New(slog.NewTextHandler(s.sh.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	fleet, err := s.fleet(ctx, set, log)
+	engine, err := s.fleet(ctx, set, log)
 	if err != nil {
 		return nil, err
 	}
-	opts := sync.Options{Settings: syncSettings(set, filepath.Dir(w.Path)), DataDir: set.DataDir, Local: s.As, Servers: fleet.Fleet, Log: log}
+	opts := sync.Options{Settings: syncSettings(set, filepath.Dir(w.Path)), DataDir: set.DataDir, Local: s.As, Servers: engine.Hub, This: fleet.This, Log: log}
 	var local *sync.Local
 	if s.Ref != "" {
 		local, err = sync.OpenRepo(ctx, dir, s.Ref, opts)
@@ -102,14 +103,14 @@ func (s *source) open(ctx context.Context) (*opened, error) {
 		local, err = sync.OpenFolder(ctx, dir, opts)
 	}
 	if err != nil {
-		fleet.Close()
+		engine.Close()
 		return nil, err
 	}
 	o.Plan = local.Plan
 	o.Apply = func(ctx context.Context, _ sync.PlanRequest, p *plan.Plan, events func(apply.Event)) (*apply.Result, error) {
 		return local.Apply(ctx, p, s.sh.actor(), events)
 	}
-	o.Close = func() { _ = local.Close(); fleet.Close() }
+	o.Close = func() { _ = local.Close(); engine.Close() }
 	return o, nil
 }
 

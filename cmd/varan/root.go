@@ -44,7 +44,7 @@ in the right order.`,
 	in("write", newValidate(sh), newSchema(sh))
 	in("do", newPlan(sh), newApply(sh), newDemo(sh))
 	in("daemon", newServe(sh), newStatus(sh), newRuns(sh), newLogs(sh), newRun(sh), newApprove(sh), newHold(sh),
-		newPause(sh), newCancel(sh), newRemove(sh))
+		newPause(sh), newCancel(sh), newRemove(sh), newAgent(sh), newKey(sh))
 	in("more", newVersion(sh), newDoctor(sh))
 	root.SetHelpCommandGroupID("more")
 	root.SetCompletionCommandGroupID("more")

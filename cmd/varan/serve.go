@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/apply/fleet"
 	"github.com/varanhq/varan/sync"
 	"github.com/varanhq/varan/sync/httpd"
 	"github.com/varanhq/varan/sync/settings"
@@ -139,8 +140,8 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 		return err
 	}
 	daemon, err := sync.New(sync.Options{
-		Settings: syncSettings(set, dir), DataDir: set.DataDir, Local: c.As, Servers: fl.Fleet, Journal: journal,
-		Log: log, Events: fl.Changed,
+		Settings: syncSettings(set, dir), DataDir: set.DataDir, Local: c.As, Servers: fl.Hub, This: fleet.This, Enrol: fl.Hub.Enrol,
+		Journal: journal, Log: log, Events: fl.Hub.Changed(),
 	})
 	if err != nil {
 		return err
@@ -160,8 +161,8 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	server, err := httpd.New(httpd.Options{
 		Daemon: daemon, Log: log, Version: buildVersion(), Socket: set.Socket(), Listen: set.Listen,
 		CertFile: set.TLSCertFile, KeyFile: set.TLSKeyFile, TrustedProxies: prefixes(set.TrustedProxies),
-		ReadToken: filepath.Join(set.DataDir, "read-token"),
-		Tokens:    func() []httpd.Token { return tokens(now.Load()) },
+		ReadToken: filepath.Join(set.DataDir, "read-token"), Hub: fl.Hub,
+		Tokens: func() []httpd.Token { return tokens(now.Load()) },
 		Problems: func() []string {
 			var out []string
 			for _, p := range watcher.Problems() {
@@ -177,6 +178,10 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	if a := server.Addr(); a != nil {
 		attrs = append(attrs, "http", a.String())
 	}
+	if a := fl.Hub.Addr(); a != nil {
+		attrs = append(attrs, "agents", a.String())
+	}
+	attrs = append(attrs, "fleet_key", fl.Hub.FleetKey())
 	log.Info("ready for commands", attrs...)
 	notify(c.sh, "READY=1")
 
@@ -212,7 +217,7 @@ func fixed(a, b *settings.Settings) []string {
 	var keys []string
 	for _, k := range []struct{ key, a, b string }{
 		{"name", a.Name, b.Name}, {"data_dir", a.DataDir, b.DataDir}, {"listen", a.Listen, b.Listen},
-		{"agent.root", a.Agent.Root, b.Agent.Root}, {"hub.key_file", a.Hub.KeyFile, b.Hub.KeyFile},
+		{"agent.root", a.Agent.Root, b.Agent.Root}, {"hub.listen", a.Hub.Listen, b.Hub.Listen}, {"hub.key_file", a.Hub.KeyFile, b.Hub.KeyFile},
 		{"log_format", a.LogFormat, b.LogFormat}, {"log_level", a.LogLevel, b.LogLevel},
 	} {
 		if k.a != k.b {

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"strconv"
 
 	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/apply/fleet"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
 	"github.com/varanhq/varan/sync"
@@ -32,10 +34,26 @@ type Daemon interface {
 	Logs(ctx context.Context, req sync.LogsRequest, w io.Writer) error
 }
 
+// A Hub is where agents meet the daemon: fleet.Hub keeps these promises.
+type Hub interface {
+	Status() fleet.Status
+	Revoke(key string, off bool) error
+	// WebSocket takes in an agent that came by HTTP from the address given, and returns when it has left.
+	WebSocket(w http.ResponseWriter, r *http.Request, from netip.Addr)
+}
+
+// Revocation locks an agent out by its public key.
+type Revocation struct {
+	Key string `json:"key"`
+	Off bool   `json:"off,omitempty"`
+}
+
 // Status is sync's, with what only the process knows.
 type Status struct {
 	sync.Status
 	Version string `json:"version"`
+	// Hub is how the agents' connections stand.
+	Hub *fleet.Status `json:"hub,omitempty"`
 	// Problems are secrets and settings that could not be read.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -228,6 +246,17 @@ func (s *Server) routes(local bool) http.Handler {
 	post("/api/v1/sync", act(func(ctx context.Context, r *http.Request, req Subject) error {
 		return s.opts.Daemon.Sync(ctx, req.Sync)
 	}))
+	if s.opts.Hub != nil {
+		post("/api/v1/agent/revoke", act(func(_ context.Context, _ *http.Request, req Revocation) error {
+			return s.opts.Hub.Revoke(req.Key, req.Off)
+		}))
+		if !local { // its key is what lets an agent in
+			mux.HandleFunc("GET /agent", func(w http.ResponseWriter, r *http.Request) {
+				from, _ := netip.ParseAddr(s.client(r))
+				s.opts.Hub.WebSocket(w, r, from)
+			})
+		}
+	}
 	return mux
 }
 

@@ -210,6 +210,11 @@ func (c *Client) Approve(ctx context.Context, digest, actor string) error {
 	return c.call(ctx, http.MethodPost, "/api/v1/approve", Subject{Digest: digest, Actor: actor}, nil)
 }
 
+// Revoke locks an agent out, or lets it in again.
+func (c *Client) Revoke(ctx context.Context, req Revocation) error {
+	return c.call(ctx, http.MethodPost, "/api/v1/agent/revoke", req, nil)
+}
+
 // Sync polls one sync now, or all with "".
 func (c *Client) Sync(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodPost, "/api/v1/sync", Subject{Sync: name}, nil)

@@ -46,6 +46,8 @@ type Options struct {
 	Problems func() []string
 	// Tokens tells who may come in; it is asked at every request, so that a reload counts at once.
 	Tokens func() []Token
+	// Hub is where agents meet the daemon; nil = there is none.
+	Hub Hub
 	// ReadToken is a file with a token of the role read, made 0600 when absent; "" = none.
 	ReadToken string
 }
@@ -124,6 +126,7 @@ func (s *Server) Run(ctx context.Context) error {
 			IdleTimeout:       60 * time.Second,
 			MaxHeaderBytes:    16 << 10,
 			BaseContext:       func(net.Listener) context.Context { return base },
+			ConnState:         letGo,
 			ErrorLog:          slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug),
 		}
 		g.Go(func() error {
@@ -223,6 +226,19 @@ func (b *bounded) Accept() (net.Conn, error) {
 type boundedConn struct {
 	net.Conn
 	free func()
+}
+
+// letGo frees the place of a connection that is HTTP's no more: an agent's, which stays for good.
+func letGo(conn net.Conn, state http.ConnState) {
+	if state != http.StateHijacked {
+		return
+	}
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	if b, ok := conn.(*boundedConn); ok {
+		b.free()
+	}
 }
 
 func (c *boundedConn) Close() error {
@@ -459,6 +475,10 @@ func (s *Server) ready() bool { return s.opts.Daemon.Status().Ready }
 
 func (s *Server) status() Status {
 	st := Status{Status: s.opts.Daemon.Status(), Version: s.opts.Version}
+	if s.opts.Hub != nil {
+		hub := s.opts.Hub.Status()
+		st.Hub = &hub
+	}
 	if s.opts.Problems != nil {
 		st.Problems = s.opts.Problems()
 	}

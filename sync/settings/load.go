@@ -352,8 +352,13 @@ func (l *loader) check(s *Settings) {
 	if inside(s.Hub.KeyFile, s.DataDir) {
 		l.fail("hub.key_file", "hub.key_file must not lie inside data_dir: it is the one file to back up")
 	}
-	if s.Hub.Listen != "" || s.Hub.URL != "" {
-		l.warn("hub.listen", "remote agents are not carried out by this version; [hub] is not used")
+	if _, port, ok := cutPort(s.Hub.Listen); s.Hub.Listen != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); !ok || err != nil {
+			l.fail("hub.listen", "hub.listen %q is not HOST:PORT or :PORT", s.Hub.Listen)
+		}
+	}
+	if s.Hub.URL != "" {
+		l.warn("hub.url", "an existing NATS cluster is not used by this version; agents connect to hub.listen")
 	}
 	if len(s.Forge) > 0 {
 		l.warn("forge", "forges are not carried out by this version; [[forge]] is not used")

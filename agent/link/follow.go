@@ -1,0 +1,122 @@
+package link
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/varanhq/varan/agent/protocol/wire"
+)
+
+const (
+	// The first try after a connection was lost comes after about backoffMin; each doubles the next one's wait.
+	backoffMin = 500 * time.Millisecond
+	backoffMax = 30 * time.Second
+	// refusedMax is how long an agent waits at most to ask again whether its key was committed: somebody sits before
+	// the screen and waits for it.
+	refusedMax = 4 * time.Second
+	// steady is how long a connection must have stood for the waits to begin anew.
+	steady = 30 * time.Second
+)
+
+// News of a connection, for Follow's caller.
+type News int
+
+const (
+	Connected News = iota
+	Lost           // or never had; it is tried again
+	Refused        // the hub does not know this agent's key, or no longer
+)
+
+// Following is how Follow goes about it.
+type Following struct {
+	Hub Address
+	// Tell is told when something changes between the agent and its hub; err says why it is not connected.
+	Tell func(n News, err error)
+}
+
+// Follow keeps the agent connected to its hub until ctx ends, whatever happens, and serves it.
+func Follow(ctx context.Context, f Following, opts Options) error {
+	log := cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
+	tell, told := f.Tell, News(-1)
+	f.Tell = func(n News, err error) {
+		if n != told && tell != nil {
+			tell(n, err)
+		}
+		told = n
+	}
+	wait := backoffMin
+	for {
+		began := time.Now()
+		news, err := once(ctx, f, opts)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var broken *brokenError
+		if errors.As(err, &broken) {
+			return broken.err
+		}
+		f.Tell(news, err)
+		if time.Since(began) > steady {
+			wait = backoffMin
+		}
+		pause := wait/2 + rand.N(wait) // 1,000 agents do not come back in one second
+		if news == Refused {
+			pause = min(pause, refusedMax)
+		}
+		log.Debug("not connected", "hub", f.Hub.String(), "err", err, "again", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		wait = min(2*wait, backoffMax)
+	}
+}
+
+// A brokenError is one of this machine: trying again does not help.
+type brokenError struct{ err error }
+
+func (e *brokenError) Error() string { return e.err.Error() }
+
+// once connects and serves until the connection is lost.
+func once(ctx context.Context, f Following, opts Options) (News, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	public, err := opts.Key.PublicKey()
+	if err != nil {
+		return Lost, &brokenError{err}
+	}
+	var last error // NATS's client calls back on one goroutine
+	conn, err := nats.Connect("nats://hub", nats.SetCustomDialer(dialer{ctx, f.Hub}), nats.Name(opts.Name),
+		wire.Login(public, opts.Key), nats.CustomInboxPrefix(wire.InboxPrefix(public)), nats.NoReconnect(),
+		nats.Timeout(dialTimeout), nats.PingInterval(wire.Heartbeat), nats.MaxPingsOutstanding(2), nats.FlusherTimeout(10*time.Second),
+		nats.ReconnectBufSize(-1),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { last = err }),
+		nats.ClosedHandler(func(c *nats.Conn) { cancel(cmp.Or(c.LastError(), last, errClosed)) }))
+	if err != nil {
+		return newsOf(err), err
+	}
+	defer conn.Close()
+	f.Tell(Connected, nil)
+	if err := Serve(ctx, conn, opts); err != nil && ctx.Err() == nil && !errors.Is(err, nats.ErrConnectionClosed) {
+		return Lost, &brokenError{err}
+	}
+	err = context.Cause(ctx)
+	return newsOf(err), err
+}
+
+var errClosed = errors.New("the hub closed the connection")
+
+func newsOf(err error) News {
+	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) || err != nil && strings.Contains(strings.ToLower(err.Error()), "authorization violation") {
+		return Refused
+	}
+	return Lost
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nkeys"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varanhq/varan/agent"
+	"github.com/varanhq/varan/agent/link"
+	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/apply/fleet"
+	"github.com/varanhq/varan/sync/httpd"
+	"github.com/varanhq/varan/sync/settings"
+)
+
+// agentCommand is the agent of one Docker host.
+type agentCommand struct {
+	sh                   *shell
+	Hub, FleetKey, Fleet string
+	Name, Root           string
+	LogFormat, LogLevel  string
+	printed              bool // the TOML that enrols it
+}
+
+func newAgent(sh *shell) *cobra.Command {
+	c := &agentCommand{sh: sh}
+	cmd := &cobra.Command{
+		Use: "agent --hub HOST:PORT --fleet-key U…", Short: "run the agent of a Docker host",
+		Long: `agent connects out to a daemon's hub and does on this host's Docker engine what the fleet's key signed. It listens
+nowhere. At its first start it makes a key of its own and prints the TOML that enrols it: commit that. It comes back by
+itself whatever happens to the connection. agent.toml in its root has the last word on what it may do.
+
+varan key prints the fleet's public key on the daemon's machine.`,
+		Example: `  varan agent --hub varan.example.com:8443 --fleet-key UAFX…
+  varan agent --hub wss://varan.example.com --fleet-key UAFX… --name web2    through a reverse proxy
+  VARAN_HUB=… VARAN_FLEET_KEY=… varan agent                                  as a container is told`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.Run(cmd.Context()) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.Hub, "hub", sh.env["VARAN_HUB"], "the hub: HOST:PORT, or wss://HOST through a reverse proxy (VARAN_HUB)")
+	f.StringVar(&c.FleetKey, "fleet-key", sh.env["VARAN_FLEET_KEY"], "the fleet's public key (VARAN_FLEET_KEY)")
+	f.StringVar(&c.Fleet, "fleet", cmp.Or(sh.env["VARAN_FLEET"], "main"), "the fleet's name, name in varan.toml (VARAN_FLEET)")
+	f.StringVar(&c.Name, "name", sh.env["VARAN_AGENT_NAME"], "what this host proposes to be called; default its host name (VARAN_AGENT_NAME)")
+	f.StringVar(&c.Root, "root", cmp.Or(sh.env["VARAN_AGENT_ROOT"], settings.Defaults(sh.where()).Agent.Root), "key, ledger and stacks' files (VARAN_AGENT_ROOT)")
+	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
+	f.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+	cmd.AddCommand(newAgentRevoke(sh))
+	return cmd
+}
+
+// Run works until a signal.
+func (c *agentCommand) Run(ctx context.Context) error {
+	if c.Hub == "" || c.FleetKey == "" {
+		return errors.New("which fleet? Give --hub HOST:PORT and --fleet-key U…; varan key on the daemon's machine prints both")
+	}
+	hub, err := link.ParseAddress(c.Hub)
+	if err != nil {
+		return err
+	}
+	if !nkeys.IsValidPublicUserKey(c.FleetKey) {
+		return fmt.Errorf("--fleet-key %q is no public key (U…); varan key on the daemon's machine prints it", c.FleetKey)
+	}
+	log := logger(c.sh, &settings.Settings{LogFormat: c.LogFormat, LogLevel: c.LogLevel})
+	signals, give := interrupts()
+	defer give()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case sig := <-signals:
+			log.Info("stopping", "signal", sig.String())
+			notify(c.sh, "STOPPING=1")
+			stop()
+		case <-ctx.Done():
+			return
+		}
+		<-signals
+		os.Exit(130)
+	}()
+	return c.serve(ctx, hub, log)
+}
+
+func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Logger) error {
+	root, err := agent.HostRoot(ctx, c.Root, "")
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(agent.Options{Root: root, Fleet: c.Fleet, Server: c.name(), Log: log})
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	key, err := link.LoadKey(filepath.Join(root, agentKeyFile))
+	if err != nil {
+		return err
+	}
+	public, err := key.PublicKey()
+	if err != nil {
+		return err
+	}
+	log.Info("varan agent", "hub", hub.String(), "key", public, "root", root, "version", buildVersion())
+	notify(c.sh, "READY=1")
+	progress := a.Progress()
+	defer progress.Close()
+	h := &counted{Handler: a}
+
+	// The link ends first, so that no op is taken that nobody works on any more.
+	agentCtx, stopAgent := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAgent()
+	var g errgroup.Group
+	linkCtx, stopLink := context.WithCancel(ctx)
+	defer stopLink()
+	g.Go(func() error {
+		defer stopLink()
+		return a.Run(agentCtx)
+	})
+	g.Go(func() error { return h.keepSmall(linkCtx) })
+	g.Go(func() error {
+		defer stopAgent()
+		return link.Follow(linkCtx, link.Following{Hub: hub, Tell: func(n link.News, err error) { c.tell(log, public, n, err) }}, link.Options{
+			Handler: h, Key: key, FleetKey: c.FleetKey, TermFile: filepath.Join(root, termFile), Name: c.name(),
+			Progress: progress.C, Changed: a.Changed(), Log: log,
+		})
+	})
+	return g.Wait()
+}
+
+// name is what this host proposes to be called.
+func (c *agentCommand) name() string {
+	if c.Name != "" {
+		return c.Name
+	}
+	host, _ := os.Hostname()
+	host, _, _ = strings.Cut(host, ".")
+	return cmp.Or(host, "server")
+}
+
+// tell says how the connection stands; once what to commit.
+func (c *agentCommand) tell(log *slog.Logger, public string, n link.News, err error) {
+	switch n {
+	case link.Connected:
+		log.Info("connected: this agent is enrolled", "hub", c.Hub)
+	case link.Lost:
+		log.Warn("no connection to the hub; it is tried again for ever", "hub", c.Hub, "err", err)
+	case link.Refused:
+		log.Warn("the hub does not know this agent's key: commit it, and the agent is let in by itself", "key", public)
+		if !c.printed {
+			c.printed = true
+			c.sh.say("\nCommit this to the config repository to enrol this agent:\n")
+			c.sh.print(fleet.EnrolTOML(c.name(), public))
+			c.sh.say("")
+		}
+	}
+}
+
+// counted is an agent that knows whether anything was asked of it of late.
+type counted struct {
+	link.Handler
+	ops atomic.Int64
+}
+
+// Submit takes an op.
+func (h *counted) Submit(ctx context.Context, op protocol.Op) protocol.Submit {
+	h.ops.Add(1)
+	return h.Handler.Submit(ctx, op)
+}
+
+// keepSmall gives memory back after the start, and after work was done.
+func (h *counted) keepSmall(ctx context.Context) error {
+	rest := time.NewTimer(restAfter)
+	defer rest.Stop()
+	for seen := int64(-1); ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-rest.C:
+			if n := h.ops.Load(); n != seen {
+				seen = n
+				giveBack()
+			}
+			rest.Reset(time.Minute)
+		}
+	}
+}
+
+// agentRevokeCommand locks an agent out.
+type agentRevokeCommand struct {
+	*caller
+	Key string
+	Off bool
+}
+
+func newAgentRevoke(sh *shell) *cobra.Command {
+	c := &agentRevokeCommand{}
+	cmd := &cobra.Command{
+		Use: "revoke KEY", Short: "lock an agent out at once, by its public key",
+		Long: `revoke cuts an agent's connection and lets its key in no more, whatever is committed. The list lies beside the fleet's
+key (KEY_FILE.revoked). Take the key out of the repository too: a commit is what enrols.`,
+		Example: "  varan agent revoke UDXU…\n  varan agent revoke UDXU… --off",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.Key = args[0]
+			return c.Run(cmd.Context())
+		},
+	}
+	c.caller = newCaller(sh, cmd)
+	cmd.Flags().BoolVar(&c.Off, "off", false, "let it in again")
+	return cmd
+}
+
+// Run revokes.
+func (c *agentRevokeCommand) Run(ctx context.Context) error {
+	client, err := c.client(ctx)
+	if err != nil {
+		return err
+	}
+	if err := client.Revoke(ctx, httpd.Revocation{Key: c.Key, Off: c.Off}); err != nil {
+		return err
+	}
+	if c.Off {
+		c.sh.say("%s is let in again if a commit holds it.", c.Key)
+	} else {
+		c.sh.say("%s is locked out. Take it out of the repository too: a commit is what enrols.", c.Key)
+	}
+	return nil
+}
