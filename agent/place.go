@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
 )
@@ -38,7 +39,7 @@ func HostRoot(ctx context.Context, root, dockerHost string) (string, error) {
 	defer cancel()
 	for _, id := range ids {
 		info, err := c.ContainerInspect(ctx, id)
-		if client.IsErrNotFound(err) {
+		if cerrdefs.IsNotFound(err) {
 			continue // the container of another engine, or a host name that is also a container's
 		}
 		if err != nil {
