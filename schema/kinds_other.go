@@ -64,6 +64,11 @@ type RepoConfig struct {
 	SkipSecretInterp bool     `key:"skip_secret_interp" json:"skip_secret_interp,omitempty" doc:"Leave [[NAME]] as it is."`
 }
 
+// Source is where the repository is.
+func (c *RepoConfig) Source() Source {
+	return Source{GitProvider: c.GitProvider, GitHTTPS: c.GitHTTPS, GitAccount: c.GitAccount, Repo: c.Repo, Branch: c.Branch, Commit: c.Commit}
+}
+
 // An ImageRegistry is one place a build's image is pushed to.
 type ImageRegistry struct {
 	Domain       string `key:"domain" json:"domain,omitempty" doc:"Domain of the registry."`

@@ -215,3 +215,19 @@ type Config struct {
 
 // Get returns the Resource of that id, or nil.
 func (c *Config) Get(id ID) *Resource { return c.byID[id] }
+
+// Source is the repository that s leads to, directly or by its linked repo; false if to none that is declared.
+func (c *Config) Source(s Source) (Source, bool) {
+	if s.LinkedRepo == "" {
+		return s, s.Repo != ""
+	}
+	r := c.Get(NewID(KindRepo, NormalName(KindRepo, s.LinkedRepo)))
+	if r == nil {
+		return Source{}, false
+	}
+	rc, ok := r.Config.(*RepoConfig)
+	if !ok {
+		return Source{}, false
+	}
+	return rc.Source(), true
+}

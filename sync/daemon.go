@@ -47,6 +47,7 @@ type Daemon struct {
 	running  map[*syncer]*activeRun
 	ears     map[int]func(apply.Event)
 	nextEar  int
+	previews Previews // nil = pull requests are not previewed
 }
 
 // An activeRun is one that goes on now.
@@ -80,7 +81,7 @@ func New(opts Options) (*Daemon, error) {
 	d.root = &follower{
 		syncer: s, poll: or(set.Config.Poll, time.Minute), paused: d.isPaused, pausedUntil: d.pausedUntil, started: d.started, relay: d.relay,
 		stored: d.remember, contest: d.contest,
-		changed: make(chan struct{}, 1), stirred: make(chan struct{}, 1), commands: make(chan job), pollNow: make(chan chan error),
+		changed: make(chan struct{}, 1), stirred: make(chan struct{}, 1), commands: make(chan job), pollNow: make(chan chan error), hinted: make(chan struct{}, 1),
 	}
 	return d, nil
 }

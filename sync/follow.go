@@ -32,6 +32,10 @@ type follower struct {
 	stirred     chan struct{} // a server may have changed
 	commands    chan job
 	pollNow     chan chan error
+	hinted      chan struct{} // hints lie in hints
+
+	hintLock gosync.Mutex // guards hints
+	hints    []*waiter
 
 	// Owned by the loop.
 	tip      view
@@ -44,6 +48,7 @@ type follower struct {
 	failed   int       // fetches in a row
 	expired  time.Time // the end of a hold that was heeded
 	looked   bool      // a run was begun since the start
+	waiters  []*waiter // hints looked at and not answered
 }
 
 // A current is the run that goes on.
@@ -161,6 +166,8 @@ func (f *follower) loop(ctx context.Context) error {
 		case answer := <-f.pollNow:
 			poll.Reset(f.look(ctx, period))
 			answer <- f.lookError()
+		case <-f.hinted:
+			poll.Reset(f.heard(ctx, period))
 		case <-f.stirred:
 			f.ask(job{trigger: triggerDrift})
 		case <-drift.C:
@@ -173,9 +180,12 @@ func (f *follower) loop(ctx context.Context) error {
 		case j := <-f.commands:
 			f.ask(j)
 		case <-ended:
+			over := f.running
 			f.running = nil
+			f.answer(func(w *waiter) bool { return w.run == over })
 		}
 		f.start(ctx)
+		f.idle()
 		if at := f.retryAt(); at > 0 {
 			retry.Reset(at)
 		}
@@ -358,6 +368,7 @@ func (f *follower) start(ctx context.Context) {
 	runCtx, cancel := context.WithCancelCause(ctx)
 	c := &current{job: j, view: f.tip, done: make(chan struct{}), cancel: cancel, ops: make(map[schema.ID]int)}
 	f.running = c
+	f.began(c)
 	go func() {
 		defer close(c.done)
 		defer cancel(nil)

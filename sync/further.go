@@ -138,7 +138,7 @@ func (rd *reader) child(ctx context.Context, r *reading, res *schema.Resource) *
 	if !ok {
 		return fail("it names no repository that varan reads: files_on_host of the daemon's machine are not read, and linked_repo must name a declared repo")
 	}
-	addr, err := sourceAddress(from)
+	addr, err := gitrepo.SourceAddress(from)
 	if err != nil {
 		return fail("%v", err)
 	}

@@ -1,12 +1,10 @@
 package sync
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
@@ -260,9 +258,9 @@ func (rd *reader) filesOf(ctx context.Context, r *reading, res *schema.Resource)
 		if !ok {
 			return files{why: fmt.Sprintf("%s has no config", repo.ID)}
 		}
-		from = repoSource(rc)
+		from = rc.Source()
 	}
-	addr, err := sourceAddress(from)
+	addr, err := gitrepo.SourceAddress(from)
 	if err != nil {
 		return files{why: err.Error()}
 	}
@@ -296,21 +294,6 @@ func (rd *reader) isOwn(addr gitrepo.Address, from schema.Source, branch string)
 	}
 	origin, ok := gitrepo.Origin(at)
 	return ok && origin.Same(addr)
-}
-
-// sourceAddress is where a resource's git_provider, git_https and repo lead.
-func sourceAddress(from schema.Source) (gitrepo.Address, error) {
-	if strings.Contains(from.Repo, "://") || strings.HasPrefix(from.Repo, "git@") {
-		return gitrepo.ParseAddress(from.Repo)
-	}
-	scheme := "https"
-	if !from.GitHTTPS {
-		scheme = "http"
-	}
-	if strings.HasPrefix(from.Repo, "/") || strings.Contains(from.GitProvider, "/") {
-		return gitrepo.Address{}, fmt.Errorf("repo is OWNER/NAME at git_provider, not %q at %q", from.Repo, from.GitProvider)
-	}
-	return gitrepo.ParseAddress(scheme + "://" + cmp.Or(from.GitProvider, "github.com") + "/" + path.Clean(from.Repo))
 }
 
 // fetchOther reads another repository. When it cannot be asked, what it last held is used, so that a forge

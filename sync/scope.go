@@ -72,7 +72,7 @@ func namesSelf(config *schema.Config, c *schema.ResourceSyncConfig, at gitrepo.A
 	if !ok || from.Commit != "" || branch != "" && from.Branch != "" && from.Branch != branch {
 		return false
 	}
-	addr, err := sourceAddress(from)
+	addr, err := gitrepo.SourceAddress(from)
 	if err != nil {
 		return false
 	}
@@ -94,22 +94,7 @@ func syncSource(config *schema.Config, c *schema.ResourceSyncConfig) (schema.Sou
 	if c.FilesOnHost {
 		return schema.Source{}, false
 	}
-	if c.LinkedRepo != "" {
-		r := config.Get(schema.NewID(schema.KindRepo, schema.NormalName(schema.KindRepo, c.LinkedRepo)))
-		if r == nil {
-			return schema.Source{}, false
-		}
-		rc, ok := r.Config.(*schema.RepoConfig)
-		if !ok {
-			return schema.Source{}, false
-		}
-		return repoSource(rc), true
-	}
-	return c.Source, c.Repo != ""
-}
-
-func repoSource(c *schema.RepoConfig) schema.Source {
-	return schema.Source{GitProvider: c.GitProvider, GitHTTPS: c.GitHTTPS, GitAccount: c.GitAccount, Repo: c.Repo, Branch: c.Branch, Commit: c.Commit}
+	return config.Source(c.Source)
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -38,7 +38,8 @@ func TestArrows(t *testing.T) {
 		"sync/forge/connect":  {"sync/forge", "sync/forge/github", "sync/forge/gitea", "sync/forge/gitlab"},
 		"sync/report":         {"schema", "plan", "apply", "agent/protocol"},
 		"sync/settings":       {"schema"},
-		"sync":                {"schema", "plan", "plan/compose", "apply", "apply/fleet", "agent/protocol", "sync/gitrepo", "sync/report", "sync/forge", "sync/forge/connect", "sync/sandbox"},
+		"sync/webhook":        {"schema", "sync/gitrepo"},
+		"sync":                {"schema", "plan", "plan/compose", "apply", "apply/fleet", "agent/protocol", "sync/gitrepo", "sync/report", "sync/forge", "sync/forge/connect", "sync/sandbox", "sync/webhook"},
 		"sync/httpd":          {"schema", "plan", "apply", "apply/fleet", "sync", "sync/report", "agent/protocol"},
 		"examples":            {},
 	}

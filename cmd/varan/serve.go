@@ -21,6 +21,7 @@ import (
 	"github.com/varanhq/varan/sync"
 	"github.com/varanhq/varan/sync/httpd"
 	"github.com/varanhq/varan/sync/settings"
+	"github.com/varanhq/varan/sync/webhook"
 )
 
 // serveCommand is the daemon.
@@ -158,8 +159,13 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 			log.Error("settings not taken over", "err", err)
 		}
 	}
+	kept, err := webhook.OpenStore(ctx, fl.Hub.JetStream())
+	if err != nil {
+		return err
+	}
+	hooks := webhook.New(webhook.Options{Target: daemon, Store: kept, Log: log, Secrets: func() []webhook.Secret { return hookSecrets(now.Load()) }})
 	server, err := httpd.New(httpd.Options{
-		Daemon: daemon, Log: log, Version: buildVersion(), Socket: set.Socket(), Listen: set.Listen,
+		Hooks: hooks, Daemon: daemon, Log: log, Version: buildVersion(), Socket: set.Socket(), Listen: set.Listen,
 		CertFile: set.TLSCertFile, KeyFile: set.TLSKeyFile, TrustedProxies: prefixes(set.TrustedProxies),
 		ReadToken: filepath.Join(set.DataDir, "read-token"), Hub: fl.Hub,
 		Tokens: func() []httpd.Token { return tokens(now.Load()) },
@@ -197,6 +203,7 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 		}
 		return context.Cause(gctx)
 	})
+	g.Go(func() error { return hooks.Run(gctx) })
 	g.Go(func() error { return watcher.Run(gctx) })
 	g.Go(func() error { return keepSmall(gctx, daemon) })
 	g.Go(func() error {
@@ -232,6 +239,17 @@ func tokens(s *settings.Settings) []httpd.Token {
 	for _, t := range s.Token {
 		if h, err := httpd.ParseHash(t.Hash); err == nil {
 			out = append(out, httpd.Token{Name: t.Name, Operate: t.Role == "operate", Hash: h})
+		}
+	}
+	return out
+}
+
+// hookSecrets are what forges sign their deliveries with.
+func hookSecrets(s *settings.Settings) []webhook.Secret {
+	var out []webhook.Secret
+	for _, f := range s.Forge {
+		if v := f.WebhookSecret.Reveal(); v != "" {
+			out = append(out, webhook.Secret{Forge: webhook.Forge(f.Type), Domain: f.Domain, Value: v})
 		}
 	}
 	return out

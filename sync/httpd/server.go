@@ -48,6 +48,8 @@ type Options struct {
 	Tokens func() []Token
 	// Hub is where agents meet the daemon; nil = there is none.
 	Hub Hub
+	// Hooks answers what forges send, which needs no token: it checks signatures itself. Nil = 404.
+	Hooks http.Handler
 	// ReadToken is a file with a token of the role read, made 0600 when absent; "" = none.
 	ReadToken string
 }
