@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/varanhq/varan/agent/container"
+	"github.com/varanhq/varan/agent/host"
 	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/schema"
 )
@@ -32,6 +33,7 @@ type Options struct {
 	Fleet      string
 	Server     string // the name of this host's [[server]]
 	Config     string // agent.toml; "" = <Root>/agent.toml, which may be absent
+	Version    string // of this program: for people
 	Log        *slog.Logger
 
 	// Wrap, when set, stands between the agent and the engine's client. Tests use it.
@@ -49,6 +51,7 @@ type Agent struct {
 	marks   *marks
 	prints  *prints
 	allow   container.Allow
+	figures *host.Reader
 	locks   []io.Closer
 	changed chan struct{}
 
@@ -121,6 +124,7 @@ func New(opts Options) (_ *Agent, err error) {
 	a.engine = container.NewEngine(a.api, a.watcher, a.log)
 	a.engine.Allow = a.allow
 	a.engine.Self = a.self()
+	a.figures = a.newFigures()
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()
 	a.watcher.History(ctx)

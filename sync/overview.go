@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
 )
@@ -56,9 +57,21 @@ func (d *Daemon) Status() Status {
 		count[step.Server]++
 		st.Resources = append(st.Resources, resourceStatus(s, step))
 	}
-	for _, name := range sortedKeys(s.state.Servers) {
+	now := time.Now()
+	for _, name := range serversOf(s.lastRead.config, s.lastRead.desired.Local, false) {
 		sv := s.state.Servers[name]
-		st.Servers = append(st.Servers, ServerStatus{Name: name, Unreachable: sv.Unreachable, Containers: len(sv.Containers), Resources: count[name]})
+		if sv == nil {
+			sv = &plan.ServerState{}
+		}
+		server := ServerStatus{Name: name, Unreachable: sv.Unreachable, Containers: len(sv.Containers), Resources: count[name]}
+		var figures *protocol.Figures
+		if d.opts.Figures != nil {
+			if f, ok := d.opts.Figures(name); ok {
+				figures = &f
+			}
+		}
+		server.judge(serverConfig(s.lastRead.config, name), figures, now, zones)
+		st.Servers = append(st.Servers, server)
 		for _, h := range sv.Holds {
 			switch {
 			case h.Over(time.Now()):

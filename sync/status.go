@@ -3,6 +3,7 @@ package sync
 import (
 	"time"
 
+	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
 )
@@ -46,10 +47,17 @@ type SyncStatus struct {
 
 // ServerStatus is one server.
 type ServerStatus struct {
-	Name        string `json:"name"`
-	Unreachable string `json:"unreachable,omitempty"`
-	Containers  int    `json:"containers"`
-	Resources   int    `json:"resources"`
+	Name string `json:"name"`
+	// State: ok, warning, critical, unreachable, disabled, maintenance.
+	State       string `json:"state"`
+	Unreachable string `json:"unreachable,omitempty"` // why
+	// Why it is warning or critical, in words.
+	Why         []string          `json:"why,omitempty"`
+	Maintenance string            `json:"maintenance,omitempty"` // the window that is open
+	Region      string            `json:"region,omitempty"`
+	Containers  int               `json:"containers"`
+	Resources   int               `json:"resources"`
+	Figures     *protocol.Figures `json:"figures,omitempty"` // of its machine; nil = not told of late
 }
 
 // ResourceStatus is one declared stack or deployment, as last seen.

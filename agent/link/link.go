@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +37,8 @@ type Options struct {
 	Name     string        // what this agent calls itself: for people
 	Progress <-chan protocol.Progress
 	Changed  <-chan struct{} // a token whenever the host may have changed
+	// Figures reads how the machine stands; nil = nobody is told.
+	Figures func(context.Context) protocol.Figures
 	Log      *slog.Logger    // nil = discarded
 }
 
@@ -86,6 +90,7 @@ type link struct {
 	session string
 	terms   terms
 	hubs    map[string]*wire.Window // by the daemon's curve key, which is new each time a daemon starts
+	met     chan struct{}           // has a token when a daemon was met that knows no figures yet
 	askers  map[protocol.OpID]string
 }
 
@@ -102,7 +107,7 @@ func Serve(ctx context.Context, conn *nats.Conn, opts Options) error {
 	defer cancel()
 	l := &link{
 		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), room: make(chan struct{}, answersAtOnce), ctx: ctx,
-		session: wire.NewID(), hubs: make(map[string]*wire.Window), askers: make(map[protocol.OpID]string),
+		session: wire.NewID(), hubs: make(map[string]*wire.Window), met: make(chan struct{}, 1), askers: make(map[protocol.OpID]string),
 	}
 	if l.terms, err = openTerms(opts.TermFile); err != nil {
 		return err
@@ -114,6 +119,9 @@ func Serve(ctx context.Context, conn *nats.Conn, opts Options) error {
 	sub, err := l.endpoint.Listen(wire.ToAgent(l.public))
 	if err != nil {
 		return err
+	}
+	if opts.Figures != nil {
+		l.work.Go(func() { l.figures(ctx) })
 	}
 	l.forward(ctx, conn)
 	err = sub.Unsubscribe()
@@ -161,6 +169,30 @@ func (l *link) forward(ctx context.Context, conn *nats.Conn) {
 		case <-settled:
 			settled = nil
 			l.tell(wire.Changed, struct{}{}, "", "")
+		}
+	}
+}
+
+// figures tells every daemon met how the machine stands, when it is met and then every so often.
+func (l *link) figures(ctx context.Context) {
+	every := time.NewTicker(protocol.FiguresEvery)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.met:
+		case <-every.C:
+		}
+		l.mu.Lock()
+		hubs := slices.Collect(maps.Keys(l.hubs))
+		l.mu.Unlock()
+		if len(hubs) == 0 {
+			continue
+		}
+		f := l.opts.Figures(ctx)
+		for _, to := range hubs { // one of them is the leader; the others' messages nobody hears
+			l.tell(wire.Figures, f, to, "")
 		}
 	}
 }
@@ -213,6 +245,10 @@ func (l *link) accept(m *wire.Manifest) error {
 		}
 		w = new(wire.Window)
 		l.hubs[m.Curve] = w
+		select {
+		case l.met <- struct{}{}:
+		default:
+		}
 	}
 	if !w.Take(m.Seq) {
 		return wire.Refusal("seen before")

@@ -276,8 +276,8 @@ func (h *Hub) accept(m *wire.Manifest) error {
 		return wire.Refusal("not an agent of this fleet")
 	}
 	switch m.Kind {
-	case wire.Here, wire.Changed, wire.Progress:
-		if m.Chunks > 1 || m.To == "" && m.Kind == wire.Progress {
+	case wire.Here, wire.Changed, wire.Progress, wire.Figures:
+		if m.Chunks > 1 || m.To == "" && (m.Kind == wire.Progress || m.Kind == wire.Figures) {
 			return wire.Refusal("too long, or not sealed")
 		}
 		return nil
@@ -305,6 +305,8 @@ func (h *Hub) handle(m *wire.Message) {
 		}
 	case wire.Progress:
 		h.tell(m)
+	case wire.Figures:
+		h.takeFigures(m)
 	case wire.Here, wire.Changed:
 		h.mu.Lock()
 		if m.Kind == wire.Here {

@@ -67,6 +67,7 @@ type Hub struct {
 	seqs     map[string]uint64   // messages sent, by agent's public key; never reset, an agent takes none twice
 	answers  map[string]waiter   // by the id of the message asked with
 	progress map[protocol.OpID]*listener
+	figures  map[string]told // by agent's public key
 	term     uint64
 	waiting  map[string]*Waiting // by public key
 	revoked  map[string]bool     // public keys locked out by hand
@@ -108,7 +109,7 @@ func Start(opts Options) (*Hub, error) {
 	h := &Hub{
 		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), changed: make(chan string, 256),
 		keys: make(map[string]string), servers: make(map[string]string), sessions: make(map[string]*session), seqs: make(map[string]uint64),
-		answers: make(map[string]waiter), progress: make(map[protocol.OpID]*listener), term: 1,
+		answers: make(map[string]waiter), progress: make(map[protocol.OpID]*listener), figures: make(map[string]told), term: 1,
 		waiting: make(map[string]*Waiting), revoked: make(map[string]bool),
 		started: time.Now(),
 	}

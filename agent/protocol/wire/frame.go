@@ -38,6 +38,7 @@ const (
 	Answer   Kind = "answer"   // of the three above
 	Progress Kind = "progress" // protocol.Progress, unasked
 	Changed  Kind = "changed"  // agent, unasked: look again
+	Figures  Kind = "figures"  // protocol.Figures, unasked
 )
 
 // A Manifest heads a message; its sender signs it.
