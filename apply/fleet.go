@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,7 +39,7 @@ func Observe(ctx context.Context, fleet Fleet, servers []string, queries map[str
 			defer cancel()
 			s, err := fleet.Observe(ctx, server, queries[server])
 			if err != nil {
-				s = plan.ServerState{Unreachable: err.Error()}
+				s = plan.ServerState{Unreachable: why(err, server)}
 			}
 			s.Name = server
 			states[i] = &s
@@ -50,6 +51,21 @@ func Observe(ctx context.Context, fleet Fleet, servers []string, queries map[str
 		state.Servers[s.Name] = s
 	}
 	return state
+}
+
+// why is an error of a server for where its name stands before it.
+func why(err error, server string) string {
+	text := err.Error()
+	for {
+		short := text
+		for _, p := range []string{"observe server " + server + ": ", "server " + server + ": ", ErrUnreachable.Error() + ": "} {
+			short = strings.TrimPrefix(short, p)
+		}
+		if short == text {
+			return text
+		}
+		text = short
+	}
 }
 
 // Payloads says what a step's op brings along: the declaration with its variables resolved, files, secrets. It is

@@ -20,6 +20,14 @@ func (s *syncer) fleetOf(local string) apply.Fleet {
 	return here{Fleet: s.opts.Servers, local: local, this: s.opts.This}
 }
 
+// agentOf is the name by which the fleet knows a server's agent. The mutex is held.
+func (s *syncer) agentOf(server string) string {
+	if s.opts.This != "" && s.lastRead != nil && server == s.lastRead.desired.Local {
+		return s.opts.This
+	}
+	return server
+}
+
 // localName is what the commit read last calls this machine.
 func (s *syncer) localName() string {
 	s.mu.Lock()

@@ -71,9 +71,14 @@ func only(q plan.Query, p *protocol.Payload) *protocol.Payload {
 	return &protocol.Payload{Units: units, Binds: p.Binds}
 }
 
-// serversOf lists the servers whose state matters: every declared one, and this machine. Here alone: only this
-// machine is asked, and plan shows what stands elsewhere as not of this machine.
+// serversOf lists the servers whose state matters: every declared one that is enabled, and this machine. Here alone:
+// only this machine is asked, and plan shows what stands elsewhere as not of this machine.
 func serversOf(c *schema.Config, local string, here bool) []string {
+	names := declaredServers(c, local, here)
+	return slices.DeleteFunc(names, func(name string) bool { return !serverConfig(c, name).Enabled })
+}
+
+func declaredServers(c *schema.Config, local string, here bool) []string {
 	names := map[string]bool{local: true}
 	if !here {
 		for _, r := range c.Resources {

@@ -58,7 +58,7 @@ func (d *Daemon) Status() Status {
 		st.Resources = append(st.Resources, resourceStatus(s, step))
 	}
 	now := time.Now()
-	for _, name := range serversOf(s.lastRead.config, s.lastRead.desired.Local, false) {
+	for _, name := range declaredServers(s.lastRead.config, s.lastRead.desired.Local, false) {
 		sv := s.state.Servers[name]
 		if sv == nil {
 			sv = &plan.ServerState{}
@@ -66,7 +66,7 @@ func (d *Daemon) Status() Status {
 		server := ServerStatus{Name: name, Unreachable: sv.Unreachable, Containers: len(sv.Containers), Resources: count[name]}
 		var figures *protocol.Figures
 		if d.opts.Figures != nil {
-			if f, ok := d.opts.Figures(name); ok {
+			if f, ok := d.opts.Figures(s.agentOf(name)); ok {
 				figures = &f
 			}
 		}

@@ -97,7 +97,7 @@ func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Lo
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(agent.Options{Root: root, Fleet: c.Fleet, Server: c.name(), Log: log})
+	a, err := agent.New(agent.Options{Root: root, Fleet: c.Fleet, Server: c.name(), Version: buildVersion(), Log: log})
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Lo
 		defer stopAgent()
 		return link.Follow(linkCtx, link.Following{Hub: hub, Tell: func(n link.News, err error) { c.tell(log, public, n, err) }}, link.Options{
 			Handler: h, Key: key, FleetKey: c.FleetKey, TermFile: filepath.Join(root, termFile), Name: c.name(),
-			Progress: progress.C, Changed: a.Changed(), Log: log,
+			Progress: progress.C, Changed: a.Changed(), Figures: a.Figures, Log: log,
 		})
 	})
 	return g.Wait()

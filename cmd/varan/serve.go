@@ -141,7 +141,7 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 		return err
 	}
 	daemon, err := sync.New(sync.Options{
-		Settings: syncSettings(set, dir), DataDir: set.DataDir, Local: c.As, Servers: fl.Hub, This: fleet.This, Enrol: fl.Hub.Enrol,
+		Settings: syncSettings(set, dir), DataDir: set.DataDir, Local: c.As, Servers: fl.Hub, This: fleet.This, Figures: fl.Hub.Figures, Enrol: fl.Hub.Enrol,
 		Journal: journal, Log: log, Events: fl.Hub.Changed(),
 	})
 	if err != nil {

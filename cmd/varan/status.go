@@ -18,20 +18,21 @@ import (
 // statusCommand shows how everything stands.
 type statusCommand struct {
 	*caller
-	JSON, All bool
+	JSON, All, TOML bool
 }
 
 func newStatus(sh *shell) *cobra.Command {
 	c := &statusCommand{}
 	cmd := &cobra.Command{
 		Use: "status", Short: "how everything stands",
-		Example: "  varan status\n  varan status -a          every resource, also those that are well\n  varan status --json | jq .syncs",
+		Example: "  varan status\n  varan status -a          every resource, also those that are well\n  varan status --json | jq .syncs\n  varan status --toml         what to commit to enrol the agents that wait",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return c.Run(cmd.Context()) },
 	}
 	c.caller = newCaller(sh, cmd)
 	cmd.Flags().BoolVar(&c.JSON, "json", false, "as JSON")
 	cmd.Flags().BoolVarP(&c.All, "all", "a", false, "list resources that are well too")
+	cmd.Flags().BoolVar(&c.TOML, "toml", false, "the TOML that enrols the agents that wait")
 	return cmd
 }
 
@@ -47,6 +48,10 @@ func (c *statusCommand) Run(ctx context.Context) error {
 	}
 	if c.JSON {
 		return c.json(s)
+	}
+	if c.TOML {
+		c.sh.print(waitingTOML(s.Hub))
+		return nil
 	}
 	c.sh.print(statusText(s, c.All, time.Now(), c.sh.terminal(c.sh.out)))
 	return nil
@@ -110,11 +115,8 @@ func statusText(s httpd.Status, all bool, now time.Time, t report.Terminal) stri
 			fmt.Fprintf(&b, "\nrun %s, begun %s (%s)\n", e(r.ID), ago(now, r.Started), e(r.Trigger))
 		}
 	}
-	for _, srv := range s.Servers {
-		if srv.Unreachable != "" {
-			fmt.Fprintf(&b, "\nserver %s is unreachable: %s\n", e(srv.Name), e(srv.Unreachable))
-		}
-	}
+	b.WriteString(serverTable(s.Servers, all, t))
+	b.WriteString(waitingText(s.Hub, now))
 	b.WriteString(resourceTable(s.Resources, all, t))
 	if len(s.Holds) > 0 {
 		b.WriteString("\n")

@@ -70,12 +70,22 @@ var (
 	descDrift    = prometheus.NewDesc("varan_drifted_resources", "Resources whose last plan differs from what runs.", nil, nil)
 	descState    = prometheus.NewDesc("varan_resources", "Resources, by state.", []string{"state"}, nil)
 	descServers  = prometheus.NewDesc("varan_server_reachable", "1 when the server answers.", []string{"server"}, nil)
+	descCPU      = prometheus.NewDesc("varan_server_cpu_ratio", "Share of all cores in use.", []string{"server"}, nil)
+	descLoad     = prometheus.NewDesc("varan_server_load1", "Load over one minute.", []string{"server"}, nil)
+	descMem      = prometheus.NewDesc("varan_server_memory_used_bytes", "Memory in use.", []string{"server"}, nil)
+	descMemAll   = prometheus.NewDesc("varan_server_memory_bytes", "Memory there is.", []string{"server"}, nil)
+	descDisk     = prometheus.NewDesc("varan_server_disk_used_bytes", "Bytes in use of a mounted file system.", []string{"server", "mount"}, nil)
+	descDiskAll  = prometheus.NewDesc("varan_server_disk_bytes", "Size of a mounted file system.", []string{"server", "mount"}, nil)
+	descSrvState = prometheus.NewDesc("varan_server_state", "1 for the state a server is in.", []string{"server", "state"}, nil)
+	descSrvInfo  = prometheus.NewDesc("varan_server_info", "1, with a server's versions as labels.", []string{"server", "os", "kernel", "engine", "varan"}, nil)
+	descWaiting  = prometheus.NewDesc("varan_agents_waiting", "Agents whose keys no commit enrols.", nil, nil)
 	descProblems = prometheus.NewDesc("varan_secret_errors", "Secrets and settings that cannot be read now.", nil, nil)
 	descRunning  = prometheus.NewDesc("varan_runs_running", "Runs under way.", nil, nil)
 )
 
 func (c statusCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descPaused, descHolds, descDrift, descState, descServers, descProblems, descRunning} {
+	for _, d := range []*prometheus.Desc{descReady, descPaused, descHolds, descDrift, descState, descServers, descProblems, descRunning,
+		descCPU, descLoad, descMem, descMemAll, descDisk, descDiskAll, descSrvState, descSrvInfo, descWaiting} {
 		ch <- d
 	}
 }
@@ -108,6 +118,31 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, srv := range s.Servers {
 		gauge(descServers, truth(srv.Unreachable == ""), srv.Name)
+		gauge(descSrvState, 1, srv.Name, srv.State)
+		f := srv.Figures
+		if f == nil {
+			continue
+		}
+		gauge(descSrvInfo, 1, srv.Name, f.OS, f.Kernel, f.Engine, f.Varan)
+		if f.MemTotal == 0 {
+			continue // stats_monitoring = false
+		}
+		gauge(descCPU, f.CPU/100, srv.Name)
+		gauge(descLoad, f.Load[0], srv.Name)
+		gauge(descMem, float64(f.MemUsed), srv.Name)
+		gauge(descMemAll, float64(f.MemTotal), srv.Name)
+		mounts := map[string]bool{}
+		for _, d := range f.Disks {
+			if mounts[d.Mount] { // two file systems over one another: one answer a mount
+				continue
+			}
+			mounts[d.Mount] = true
+			gauge(descDisk, float64(d.Used), srv.Name, d.Mount)
+			gauge(descDiskAll, float64(d.Total), srv.Name, d.Mount)
+		}
+	}
+	if c.opts.Hub != nil {
+		gauge(descWaiting, float64(len(c.opts.Hub.Status().Waiting)))
 	}
 	problems := 0
 	if c.opts.Problems != nil {
