@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/varanhq/varan/agent/container"
-	"github.com/varanhq/varan/agent/host"
+	machine "github.com/varanhq/varan/agent/host"
 	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/schema"
 )
@@ -51,7 +51,7 @@ type Agent struct {
 	marks   *marks
 	prints  *prints
 	allow   container.Allow
-	figures *host.Reader
+	figures *machine.Reader
 	locks   []io.Closer
 	changed chan struct{}
 

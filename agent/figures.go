@@ -7,13 +7,13 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/varanhq/varan/agent/host"
+	machine "github.com/varanhq/varan/agent/host"
 	"github.com/varanhq/varan/agent/protocol"
 )
 
 // newFigures makes the reader of this agent's machine.
-func (a *Agent) newFigures() *host.Reader {
-	return &host.Reader{Engine: a.engineVersion, Compose: composeVersion(), Varan: a.opts.Version}
+func (a *Agent) newFigures() *machine.Reader {
+	return &machine.Reader{Engine: a.engineVersion, Compose: composeVersion(), Varan: a.opts.Version}
 }
 
 // Figures tells how the machine stands.
