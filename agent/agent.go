@@ -56,6 +56,7 @@ type Agent struct {
 	changed chan struct{}
 
 	policies policies
+	shares   shares
 
 	mu      sync.Mutex // guards what follows
 	tasks   map[protocol.OpID]*task

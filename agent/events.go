@@ -168,6 +168,7 @@ func (m *marks) forget(alive map[string]bool) {
 // heard is called for each engine event.
 func (a *Agent) heard(e events.Message) {
 	a.marks.take(e, a.working(schema.ID(e.Actor.Attributes["varan.resource"])))
+	a.shares.heard(e)
 	a.poke()
 }
 

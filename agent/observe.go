@@ -22,61 +22,10 @@ import (
 )
 
 // policies remembers what of a container does not change and the list does not tell: the restart policies of those
-// that have ended, and whose namespaces those have that share one. Asking costs a call each.
+// that have ended. Asking costs a call each.
 type policies struct {
-	mu     sync.Mutex // guards what follows
-	ends   map[string]bool
-	shares map[string]shared
-}
-
-// shared are the ids of the containers whose IPC and PID namespaces a container has; "" = its own.
-type shared struct{ ipc, pid string }
-
-// sharing fills in whose IPC and PID namespaces those containers have that the ledger says share one.
-func (a *Agent) sharing(ctx context.Context, s *plan.ServerState) {
-	type unit struct{ of, service string }
-	share := map[unit]bool{}
-	for id, e := range s.Ledger {
-		for _, u := range e.Units {
-			if slices.ContainsFunc(u.Shares, func(s plan.Share) bool { return s.What == plan.ShareIPC || s.What == plan.SharePID }) {
-				share[unit{string(id), u.Service}] = true
-				if e.Adopted && e.Project != "" {
-					share[unit{e.Project, u.Service}] = true
-				}
-			}
-		}
-	}
-	if len(share) == 0 {
-		return
-	}
-	for i := range s.Containers {
-		c := &s.Containers[i]
-		if share[unit{string(c.Resource), c.Service}] || c.Resource == "" && share[unit{c.Project, c.Service}] {
-			of := a.sharedBy(ctx, c.ID)
-			c.IPCOf, c.PIDOf = of.ipc, of.pid
-		}
-	}
-}
-
-func (a *Agent) sharedBy(ctx context.Context, id string) shared {
-	a.policies.mu.Lock()
-	of, ok := a.policies.shares[id]
-	a.policies.mu.Unlock()
-	if ok {
-		return of
-	}
-	c, err := a.api.ContainerInspect(ctx, id)
-	if err != nil || c.ContainerJSONBase == nil || c.HostConfig == nil {
-		return shared{}
-	}
-	of = shared{c.HostConfig.IpcMode.Container(), c.HostConfig.PidMode.Container()}
-	a.policies.mu.Lock()
-	defer a.policies.mu.Unlock()
-	if a.policies.shares == nil {
-		a.policies.shares = map[string]shared{}
-	}
-	a.policies.shares[id] = of
-	return of
+	mu   sync.Mutex // guards of
+	ends map[string]bool
 }
 
 // endsByItself reports whether a container's restart policy leaves it be after exit 0.
@@ -174,16 +123,12 @@ func (a *Agent) mended(ctx context.Context) {
 
 func (a *Agent) forget(alive map[string]bool) {
 	a.marks.forget(alive)
+	a.shares.forget(alive)
 	a.policies.mu.Lock()
 	defer a.policies.mu.Unlock()
 	for id := range a.policies.ends {
 		if !alive[id] {
 			delete(a.policies.ends, id)
-		}
-	}
-	for id := range a.policies.shares {
-		if !alive[id] {
-			delete(a.policies.shares, id)
 		}
 	}
 }

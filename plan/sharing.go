@@ -107,7 +107,7 @@ func completed(have []*Container) bool {
 }
 
 // stranded finds containers that still have the network or a namespace of a container that another one has taken the
-// place of: they run, and reach nothing.
+// place of, or that started again without them: they run, and reach nothing.
 func (m *maker) stranded(n *node, u *Unit, stood func(string) []*Container, v *verdict) {
 	if rank(v.action) >= rank(Recreate) {
 		return
@@ -121,6 +121,9 @@ func (m *maker) stranded(n *node, u *Unit, stood func(string) []*Container, v *v
 		}
 		for _, c := range stood(u.Service) {
 			of := s.of(c)
+			if c.Severed && s.What == ShareNetwork && c.Status == "running" && rank(v.action) < rank(Restart) {
+				v.need(Restart, true, Drifted, n.label(u.Service)+"lost the network of "+cmp.Or(s.Service, s.Container)+", which was started again since")
+			}
 			if len(with) == 0 || c.Completed || of == "" || slices.ContainsFunc(with, func(w *Container) bool { return w.ID == of }) {
 				continue
 			}

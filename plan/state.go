@@ -86,6 +86,8 @@ type Container struct {
 	NetworkOf string `json:"network_of,omitempty"`
 	IPCOf     string `json:"ipc_of,omitempty"`
 	PIDOf     string `json:"pid_of,omitempty"`
+	// Severed: the container whose network it has was started again since, so that it runs without one.
+	Severed bool `json:"severed,omitempty"`
 }
 
 // An Entry is the agent's ledger of one resource: what was applied here last.

@@ -109,6 +109,12 @@ func TestSharing(t *testing.T) {
 		{name: "changed", change: func() { w.replace("tunnel/compose.yaml", "SERVER: one", "SERVER: two") },
 			cause: "service app shares the network of vpn, which is recreated",
 			want:  []string{"^again", "~app", "~byname", "~files", "~ipc", "~pid", "~side", "~vpn"}},
+		{name: "taken away", change: func() { w.removed("vpn") },
+			cause: "service app shares the network of vpn, which is recreated",
+			want:  []string{"^again", "~app", "~byname", "~files", "~ipc", "~pid", "~side", "~vpn"}},
+		{name: "stopped", change: func() { w.stopped("vpn") },
+			cause: "service ipc shares the IPC namespace of vpn, which is restarted",
+			want:  []string{"^again", "^app", "^byname", "^ipc", "^pid", "^side", "^vpn"}},
 		{name: "unrelated change", change: func() {
 			w.replace("tunnel/compose.yaml", "depends_on: [vpn]", "depends_on: [vpn]\n    labels: { a: b }")
 		},
@@ -116,12 +122,6 @@ func TestSharing(t *testing.T) {
 		{name: "sharer changed", change: func() {
 			w.replace("tunnel/compose.yaml", `network_mode: "service:vpn"`, "network_mode: \"service:vpn\"\n    labels: { a: b }")
 		}, cause: "service side shares the network of app, which is recreated", want: []string{"~app", "~job", "~side"}},
-		{name: "taken away", change: func() { w.removed("vpn") },
-			cause: "service app shares the network of vpn, which is recreated",
-			want:  []string{"^again", "~app", "~byname", "~files", "~ipc", "~pid", "~side", "~vpn"}},
-		{name: "stopped", change: func() { w.stopped("vpn") },
-			cause: "service ipc shares the IPC namespace of vpn, which is restarted",
-			want:  []string{"^again", "^app", "^byname", "^ipc", "^pid", "^side", "^vpn"}},
 		{name: "made by hand", change: func() { w.madeAnew("vpn") },
 			cause: "service pid shares the PID namespace of vpn as it was before: that container is gone",
 			want:  []string{"~app", "~byname", "~ipc", "~pid", "~side", "~vpn"}},
@@ -167,6 +167,13 @@ func (w *world) removed(service string) {
 func (w *world) stopped(service string) {
 	w.t.Helper()
 	if err := w.docker.ContainerStop(context.Background(), w.containerOf(service).ID, container.StopOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) startedAgain(service string) {
+	w.t.Helper()
+	if err := w.docker.ContainerRestart(context.Background(), w.containerOf(service).ID, container.StopOptions{}); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -262,6 +269,7 @@ settle = "0s"
 		{"changed", func() { w.replace("tunnel/compose.yaml", "one", "two") }, []string{"~ID-app", "~ID-vpn-1"}},
 		{"taken away", func() { w.removed("vpn") }, []string{"~ID-app", "~ID-vpn-1"}},
 		{"stopped", func() { w.stopped("vpn") }, []string{"^ID-app", "^ID-vpn-1"}},
+		{"started again by hand", func() { w.startedAgain("vpn") }, []string{"^ID-app", "^ID-vpn-1"}},
 		{"made by hand", func() { w.madeAnew("vpn") }, []string{"~ID-app", "~ID-vpn-1"}},
 	} {
 		before := w.snapshot()
