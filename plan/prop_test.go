@@ -152,6 +152,7 @@ func (w *world) drawStanding(t *rapid.T, s *ServerState, r *schema.Resource, dec
 					if c.NetworkOf != "" && rapid.IntRange(0, 3).Draw(t, "stranded") == 0 {
 						c.NetworkOf = "gone"
 					}
+					c.Severed = c.NetworkOf != "" && rapid.IntRange(0, 3).Draw(t, "severed") == 0
 				}
 				s.Containers = append(s.Containers, c)
 			}
@@ -258,7 +259,7 @@ func (w *world) change(fail func(string, ...any), host *ServerState, s *Step) {
 		if svc.Action == Restart || svc.Action == Stop {
 			for i := range host.Containers {
 				if c := &host.Containers[i]; mine(c, svc.Name) {
-					c.Status, c.Health, c.Completed = "running", "", false
+					c.Status, c.Health, c.Completed, c.Severed = "running", "", false, false
 					if svc.Action == Stop {
 						c.Status = "exited"
 					}
@@ -446,7 +447,7 @@ func TestAmnesia(t *testing.T) {
 // joined reports whether a container shares with containers that are there.
 func (w *world) joined(host *ServerState, s *Step, u *Unit, c *Container) bool {
 	for _, share := range u.Shares {
-		if of := share.of(c); of != "" && !slices.ContainsFunc(host.Containers, func(x Container) bool { return x.ID == of }) {
+		if of := share.of(c); c.Severed || of != "" && !slices.ContainsFunc(host.Containers, func(x Container) bool { return x.ID == of }) {
 			return false
 		}
 	}
