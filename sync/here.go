@@ -77,11 +77,10 @@ func (s *syncer) enrol(r *reading, j job) {
 	if s.keys != nil && maps.Equal(keys, s.keys) {
 		return
 	}
-	if err := s.opts.Enrol(keys); err != nil {
-		s.log.Error("agents not enrolled as committed", "commit", r.commit, "err", err)
-		return
-	}
 	s.keys = keys
+	if err := s.opts.Enrol(keys); err != nil {
+		s.log.Error("not all agents are enrolled as committed", "commit", r.commit, "err", err)
+	}
 }
 
 // enrolled lists the public keys of a Config's agents by server. This machine's own agent needs none.

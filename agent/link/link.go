@@ -34,6 +34,7 @@ type Options struct {
 	Key      nkeys.KeyPair // the agent's own key
 	FleetKey string        // the fleet's public key, pinned
 	TermFile string        // where the highest term obeyed is kept; "" = in memory only
+	PinFile  string        // where it is kept what became of FleetKey; "" = in memory only
 	Name     string        // what this agent calls itself: for people
 	Progress <-chan protocol.Progress
 	Changed  <-chan struct{} // a token whenever the host may have changed
@@ -89,6 +90,7 @@ type link struct {
 	mu      sync.Mutex // guards below
 	session string
 	terms   terms
+	pins    pins
 	hubs    map[string]*wire.Window // by the daemon's curve key, which is new each time a daemon starts
 	met     chan struct{}           // has a token when a daemon was met that knows no figures yet
 	askers  map[protocol.OpID]string
@@ -100,14 +102,14 @@ func Serve(ctx context.Context, conn *nats.Conn, opts Options) error {
 	if err != nil {
 		return fmt.Errorf("make curve key: %w", err)
 	}
-	if !nkeys.IsValidPublicUserKey(opts.FleetKey) {
-		return fmt.Errorf("the fleet's key %q is no public key (U…)", opts.FleetKey)
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l := &link{
 		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), room: make(chan struct{}, answersAtOnce), ctx: ctx,
 		session: wire.NewID(), hubs: make(map[string]*wire.Window), met: make(chan struct{}, 1), askers: make(map[protocol.OpID]string),
+	}
+	if l.pins, err = openPins(opts.PinFile, opts.FleetKey); err != nil {
+		return err
 	}
 	if l.terms, err = openTerms(opts.TermFile); err != nil {
 		return err
@@ -216,7 +218,12 @@ func (l *link) greeting() wire.Greeting {
 
 // accept decides whether a message is an order of our fleet, new, and not of a leader that was replaced.
 func (l *link) accept(m *wire.Manifest) error {
-	if m.From != l.opts.FleetKey {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ours, err := l.pins.has(m.From); err != nil {
+		l.log.Error("the fleet's key cannot be kept, orders are refused", "err", err)
+		return wire.Refusal("the agent cannot write: " + err.Error())
+	} else if !ours {
 		return wire.Refusal("not signed by the fleet's key")
 	}
 	if m.Agent != l.public {
@@ -228,8 +235,6 @@ func (l *link) accept(m *wire.Manifest) error {
 	if m.To != l.endpoint.CurveKey() {
 		return wire.Refusal(wire.RefusedSession)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if m.Session != l.session {
 		return wire.Refusal(wire.RefusedSession)
 	}
@@ -287,6 +292,8 @@ func (l *link) answer(ctx context.Context, m *wire.Message) (any, error) {
 	switch m.Kind {
 	case wire.Hello:
 		return l.greeting(), nil
+	case wire.Rekey:
+		return l.rekey(m, body)
 	case wire.Observe:
 		var q protocol.Observe
 		if err := protocol.Decode(body, &q); err != nil {
@@ -299,6 +306,21 @@ func (l *link) answer(ctx context.Context, m *wire.Message) (any, error) {
 		return l.wait(ctx, m, body)
 	}
 	return nil, fmt.Errorf("message of kind %q is not known here", m.Kind)
+}
+
+// rekey takes in the fleet's next key, which the present one names.
+func (l *link) rekey(m *wire.Message, body []byte) (any, error) {
+	var r wire.Rekeying
+	if err := protocol.Decode(body, &r); err != nil {
+		return nil, fmt.Errorf("read next key: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.pins.follow(m.From, r.Next); err != nil {
+		return wire.Rekeyed{Error: err.Error()}, nil
+	}
+	l.log.Info("the fleet's key is being changed: the next one is known", "next", r.Next)
+	return wire.Rekeyed{Next: r.Next}, nil
 }
 
 func (l *link) submit(ctx context.Context, m *wire.Message, body []byte) (any, error) {

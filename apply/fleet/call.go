@@ -314,6 +314,9 @@ func (h *Hub) handle(m *wire.Message) {
 		}
 		name := h.servers[m.Agent]
 		h.mu.Unlock()
+		if m.Kind == wire.Here {
+			h.back(name)
+		}
 		select {
 		case h.changed <- name:
 		default:

@@ -14,7 +14,8 @@ import (
 // own two subjects and its inbox and nothing else.
 type door struct {
 	hub            *Hub
-	daemonKey      string
+	daemonKey      string // the daemon's own account
+	busKey         string // the daemon in the agents' account
 	daemon, agents *server.Account
 }
 
@@ -27,7 +28,7 @@ func (d *door) Check(c server.ClientAuthentication) bool {
 	switch {
 	case key == d.daemonKey:
 		c.RegisterUser(&server.User{Username: key, Account: d.daemon})
-	case key == d.hub.fleetKey:
+	case key == d.busKey, d.hub.isFleet(key):
 		c.RegisterUser(&server.User{Username: key, Account: d.agents})
 	case d.hub.lets(key, c):
 		c.RegisterUser(&server.User{Username: key, Account: d.agents, Permissions: &server.Permissions{

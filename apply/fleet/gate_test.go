@@ -19,8 +19,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/varanhq/varan/agent/link"
+	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/apply/fleet"
 	"github.com/varanhq/varan/apply/fleettest"
@@ -369,5 +371,87 @@ func TestAddresses(t *testing.T) {
 		if (err == nil) != (want != "") || err == nil && a.String() != want {
 			t.Errorf("%q: %q, %v", in, a, err)
 		}
+	}
+}
+
+// TestFleetKeyChanges: both keys are obeyed until every agent has confirmed the next, a missing one is listed and told
+// when it comes back, and what the old key signs afterwards is refused.
+func TestFleetKeyChanges(t *testing.T) {
+	dir := t.TempDir()
+	keyFile := filepath.Join(dir, "hub.key")
+	oldKey, _, err := fleet.LoadKey(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(key nkeys.KeyPair) *fleet.Hub {
+		return newHub(t, fleet.Options{Key: key, KeyFile: keyFile, Listen: "127.0.0.1:0"})
+	}
+	hub := start(oldKey)
+	was := hub.FleetKey()
+	key1, public1 := newKey(t)
+	key2, public2 := newKey(t)
+	enrol := map[string]string{"web1": public1, "web2": public2}
+	if err := hub.Enrol(enrol); err != nil {
+		t.Fatal(err)
+	}
+	agent := fleettest.NewAgent()
+	options := func(key nkeys.KeyPair, name string) link.Options {
+		return link.Options{Handler: agent, Key: key, FleetKey: was, PinFile: filepath.Join(dir, name)}
+	}
+	first := dialOut(t, hub.Addr().String(), options(key1, "pins1"))
+	first.want(t, link.Connected)
+	r, err := hub.Rotate(t.Context(), false)
+	if err != nil || r.Next == "" || len(r.Confirmed) != 1 || len(r.Missing) != 1 || r.Missing[0] != "web2" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if _, err := hub.Do(t.Context(), deploy("op1"), nil); err != nil { // under the present key
+		t.Fatal(err)
+	}
+	if st := hub.Status(); st.Rotation == nil || st.Key != was {
+		t.Errorf("%+v", st)
+	}
+	// The daemon starts anew in the middle of it.
+	hub.Close()
+	first.stop()
+	hub = start(oldKey)
+	if err := hub.Enrol(enrol); err != nil {
+		t.Fatal(err)
+	}
+	if got := hub.Rotation(); got.Next != r.Next {
+		t.Fatalf("next %q, was %q", got.Next, r.Next)
+	}
+	first = dialOut(t, hub.Addr().String(), options(key1, "pins1"))
+	second := dialOut(t, hub.Addr().String(), options(key2, "pins2"))
+	first.want(t, link.Connected)
+	second.want(t, link.Connected)
+	for deadline := time.Now().Add(10 * time.Second); hub.FleetKey() != r.Next; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the key was not changed: %+v", hub.Rotation())
+		}
+	}
+	for _, server := range []string{"web1", "web2"} {
+		op := deploy(protocol.OpID("new-" + server))
+		op.Server = server
+		if _, err := hub.Do(t.Context(), op, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newKey, _, err := fleet.LoadKey(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, _ := newKey.PublicKey(); p != r.Next {
+		t.Errorf("the file holds %s", p)
+	}
+	hub.Close()
+	first.stop()
+	second.stop()
+	stale := start(oldKey) // who kept the old key has no say any more, also not over the agent's restart
+	if err := stale.Enrol(map[string]string{"web1": public1}); err != nil {
+		t.Fatal(err)
+	}
+	dialOut(t, stale.Addr().String(), options(key1, "pins1")).want(t, link.Connected)
+	if _, err := stale.Do(t.Context(), deploy("op9"), nil); err == nil || !strings.Contains(err.Error(), "not signed by the fleet's key") {
+		t.Errorf("Do = %v", err)
 	}
 }

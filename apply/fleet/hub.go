@@ -46,12 +46,11 @@ func LoadKey(path string) (key nkeys.KeyPair, made bool, err error) { return wir
 
 // A Hub is the daemon's end of the connections to its agents, and the NATS server they meet at.
 type Hub struct {
-	opts     Options
-	log      *slog.Logger
-	server   *server.Server
-	gate     *gate
-	addr     net.Addr // where it listens; nil = nowhere
-	fleetKey string
+	opts   Options
+	log    *slog.Logger
+	server *server.Server
+	gate   *gate
+	addr   net.Addr // where it listens; nil = nowhere
 
 	own      *nats.Conn // in the daemon's account: JetStream
 	agents   *nats.Conn // in the agents' account
@@ -59,20 +58,28 @@ type Hub struct {
 	endpoint *wire.Endpoint
 	changed  chan string
 	started  time.Time
+	rotating sync.Mutex // held while the fleet's key is changed
+	work     sync.WaitGroup
+	ctx      context.Context // of work, which begins when an agent comes: it ends with Close
+	stop     context.CancelFunc
 
-	mu       sync.Mutex          // guards below
-	keys     map[string]string   // server → agent's public key, of those who may come in
-	servers  map[string]string   // the other way round
-	sessions map[string]*session // by agent's public key
-	seqs     map[string]uint64   // messages sent, by agent's public key; never reset, an agent takes none twice
-	answers  map[string]waiter   // by the id of the message asked with
-	progress map[protocol.OpID]*listener
-	figures  map[string]told // by agent's public key
-	term     uint64
-	waiting  map[string]*Waiting // by public key
-	revoked  map[string]bool     // public keys locked out by hand
-	enrolled map[string]string   // what was committed last: server by public key
-	led      bool                // an agent was met, so term is above what agents obeyed before
+	mu        sync.Mutex          // guards below, and opts.Key
+	fleetKey  string              // public
+	coming    nkeys.KeyPair       // the fleet's next key, nil as a rule
+	comingKey string              // its public half
+	confirmed map[string]bool     // agents that know it, by public key
+	keys      map[string]string   // server → agent's public key, of those who may come in
+	servers   map[string]string   // the other way round
+	sessions  map[string]*session // by agent's public key
+	seqs      map[string]uint64   // messages sent, by agent's public key; never reset, an agent takes none twice
+	answers   map[string]waiter   // by the id of the message asked with
+	progress  map[protocol.OpID]*listener
+	figures   map[string]told // by agent's public key
+	term      uint64
+	waiting   map[string]*Waiting // by public key
+	revoked   map[string]bool     // public keys locked out by hand
+	enrolled  map[string]string   // what was committed last: server by public key
+	led       bool                // an agent was met, so term is above what agents obeyed before
 }
 
 // A session is what an agent said of itself, from its hello until it starts anew.
@@ -113,7 +120,8 @@ func Start(opts Options) (*Hub, error) {
 		waiting: make(map[string]*Waiting), revoked: make(map[string]bool),
 		started: time.Now(),
 	}
-	if err := h.readRevoked(); err != nil {
+	h.ctx, h.stop = context.WithCancel(context.Background())
+	if err := errors.Join(h.readRevoked(), h.resumeRotation()); err != nil {
 		return nil, err
 	}
 	h.admit()
@@ -129,7 +137,7 @@ func (h *Hub) start() error {
 	if h.fleetKey, err = h.opts.Key.PublicKey(); err != nil {
 		return fmt.Errorf("read the fleet's key: %w", err)
 	}
-	daemonKey, err := nkeys.CreateUser() // for this process's connection to its own account
+	daemonKey, err := nkeys.CreateUser() // for this process's connections
 	if err != nil {
 		return err
 	}
@@ -163,7 +171,14 @@ func (h *Hub) start() error {
 	if !h.server.ReadyForConnections(20 * time.Second) {
 		return errors.New("not ready after 20 s")
 	}
-	if h.agents, err = h.connect(h.fleetKey, h.opts.Key); err != nil {
+	busKey, err := nkeys.CreateUser()
+	if err != nil {
+		return err
+	}
+	if door.busKey, err = busKey.PublicKey(); err != nil {
+		return err
+	}
+	if h.agents, err = h.connect(door.busKey, busKey); err != nil {
 		return err
 	}
 	curve, err := nkeys.CreateCurveKeys()
@@ -207,6 +222,8 @@ func (h *Hub) connect(public string, key nkeys.KeyPair) (*nats.Conn, error) {
 
 // Close ends all connections and the server. Ops under way end with unknown outcomes.
 func (h *Hub) Close() {
+	h.stop()
+	h.work.Wait()
 	if h.agents != nil {
 		h.agents.Close()
 	}
@@ -234,7 +251,11 @@ func (h *Hub) WebSocket(w http.ResponseWriter, r *http.Request, from netip.Addr)
 }
 
 // FleetKey is the public key agents pin.
-func (h *Hub) FleetKey() string { return h.fleetKey }
+func (h *Hub) FleetKey() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.fleetKey
+}
 
 // InProcess is the option with which link.Connect reaches this hub from within the process.
 func (h *Hub) InProcess() nats.Option { return nats.InProcessServer(h.server) }
@@ -260,7 +281,7 @@ func (h *Hub) Enrol(keys map[string]string) error {
 		switch {
 		case !nkeys.IsValidPublicUserKey(key):
 			errs = append(errs, fmt.Errorf("enrol server %s: %q is no public key of an agent (U…)", names[0], key))
-		case key == h.fleetKey || key == h.opts.Own:
+		case key == h.FleetKey() || key == h.opts.Own:
 			errs = append(errs, fmt.Errorf("enrol server %s: its key is the daemon's own", names[0]))
 		case len(names) > 1:
 			errs = append(errs, fmt.Errorf("enrol server %s: its key is also that of %s", names[1], names[0]))

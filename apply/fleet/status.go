@@ -24,6 +24,8 @@ type Status struct {
 	// Waiting are agents whose keys no commit enrols, or that were revoked.
 	Waiting []Waiting `json:"waiting"`
 	Revoked []string  `json:"revoked,omitempty"`
+	// Rotation is there while the fleet's key is being changed.
+	Rotation *Rotation `json:"rotation,omitempty"`
 }
 
 // AgentStatus is one enrolled agent.
@@ -37,9 +39,12 @@ type AgentStatus struct {
 
 // Status tells how the connections stand, by the names of the servers. This process's own agent is not listed.
 func (h *Hub) Status() Status {
-	st := Status{Key: h.fleetKey, Agents: []AgentStatus{}, Waiting: h.Waiting()}
+	st := Status{Key: h.FleetKey(), Agents: []AgentStatus{}, Waiting: h.Waiting()}
 	if h.addr != nil {
 		st.Listen = h.addr.String()
+	}
+	if r := h.Rotation(); r.Next != "" {
+		st.Rotation = &r
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -97,7 +102,7 @@ func (h *Hub) Revoke(key string, off bool) error {
 	if !nkeys.IsValidPublicUserKey(key) {
 		return fmt.Errorf("revoke: %q is no public key of an agent (U…)", key)
 	}
-	if key == h.opts.Own || key == h.fleetKey {
+	if key == h.opts.Own || key == h.FleetKey() {
 		return errors.New("revoke: that is the daemon's own key")
 	}
 	h.mu.Lock()

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/varanhq/varan/apply/fleet"
+	"github.com/varanhq/varan/sync/httpd"
+	"github.com/varanhq/varan/sync/report"
 )
 
 // keyCommand shows the fleet's public key and how agents are started with it.
@@ -30,6 +32,7 @@ leaves [hub] key_file, the one file of the daemon to back up.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return c.Run(cmd.Context()) },
 	}
 	c.config = newConfig(sh, cmd.Flags())
+	cmd.AddCommand(newKeyRotate(sh))
 	return cmd
 }
 
@@ -71,4 +74,50 @@ func hostName() string {
 		return "HOST"
 	}
 	return name
+}
+
+// keyRotateCommand changes the fleet's key.
+type keyRotateCommand struct {
+	*caller
+	Finish bool
+}
+
+func newKeyRotate(sh *shell) *cobra.Command {
+	c := &keyRotateCommand{}
+	cmd := &cobra.Command{
+		Use: "rotate", Short: "change the fleet's key",
+		Long: `rotate makes the fleet's next key and tells it every agent under the present one. Both are obeyed until all agents have
+confirmed; then the next is the fleet's key, and its file is to be backed up. Who is missing is listed, and told when it
+comes back. --finish does not wait for them: they obey nothing until they are started with --fleet-key and the new key.`,
+		Example: "  varan key rotate\n  varan key rotate --finish",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return c.Run(cmd.Context()) },
+	}
+	c.caller = newCaller(sh, cmd)
+	cmd.Flags().BoolVar(&c.Finish, "finish", false, "do not wait for the agents that are missing")
+	return cmd
+}
+
+// Run rotates; exit 2 while agents are missing.
+func (c *keyRotateCommand) Run(ctx context.Context) error {
+	client, err := c.client(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := client.Rotate(ctx, httpd.KeyChange{Finish: c.Finish})
+	if err != nil {
+		return err
+	}
+	if r.Next == "" {
+		c.sh.print(r.Present + "\n")
+		c.sh.say("That is the fleet's key now: back its file up. Agents that confirmed it follow by themselves; start new ones with it.")
+		return nil
+	}
+	c.sh.print(r.Next + "\n")
+	c.sh.say("The fleet's next key. %d agents have confirmed it; missing:", len(r.Confirmed))
+	for _, name := range r.Missing {
+		c.sh.say("  %s", report.Escape(name))
+	}
+	c.sh.say("They are told when they come back, and then the key is changed. varan key rotate --finish does not wait for them.")
+	return silent(2)
 }

@@ -38,6 +38,7 @@ type Daemon interface {
 type Hub interface {
 	Status() fleet.Status
 	Revoke(key string, off bool) error
+	Rotate(ctx context.Context, finish bool) (fleet.Rotation, error)
 	// WebSocket takes in an agent that came by HTTP from the address given, and returns when it has left.
 	WebSocket(w http.ResponseWriter, r *http.Request, from netip.Addr)
 }
@@ -46,6 +47,11 @@ type Hub interface {
 type Revocation struct {
 	Key string `json:"key"`
 	Off bool   `json:"off,omitempty"`
+}
+
+// KeyChange asks for the fleet's next key, or makes it the fleet's though agents are missing.
+type KeyChange struct {
+	Finish bool `json:"finish,omitempty"`
 }
 
 // Status is sync's, with what only the process knows.
@@ -254,6 +260,17 @@ func (s *Server) routes(local bool) http.Handler {
 		post("/api/v1/agent/revoke", act(func(_ context.Context, _ *http.Request, req Revocation) error {
 			return s.opts.Hub.Revoke(req.Key, req.Off)
 		}))
+		post("/api/v1/key/rotate", func(w http.ResponseWriter, r *http.Request) error {
+			req, err := read[KeyChange](r)
+			if err != nil {
+				return err
+			}
+			rotation, err := s.opts.Hub.Rotate(r.Context(), req.Finish)
+			if err != nil {
+				return err
+			}
+			return answer(w, rotation)
+		})
 		if !local { // its key is what lets an agent in
 			mux.HandleFunc("GET /agent", func(w http.ResponseWriter, r *http.Request) {
 				from, _ := netip.ParseAddr(s.client(r))

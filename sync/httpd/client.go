@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/apply/fleet"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
 	"github.com/varanhq/varan/sync"
@@ -213,6 +214,11 @@ func (c *Client) Approve(ctx context.Context, digest, actor string) error {
 // Revoke locks an agent out, or lets it in again.
 func (c *Client) Revoke(ctx context.Context, req Revocation) error {
 	return c.call(ctx, http.MethodPost, "/api/v1/agent/revoke", req, nil)
+}
+
+// Rotate changes the fleet's key.
+func (c *Client) Rotate(ctx context.Context, req KeyChange) (r fleet.Rotation, err error) {
+	return r, c.call(ctx, http.MethodPost, "/api/v1/key/rotate", req, &r)
 }
 
 // Sync polls one sync now, or all with "".

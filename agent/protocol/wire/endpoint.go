@@ -47,7 +47,7 @@ type Message struct {
 // An Endpoint sends and receives messages under one key. Its methods may be called side by side.
 type Endpoint struct {
 	Conn  *nats.Conn
-	Key   nkeys.KeyPair // signs
+	Key   nkeys.KeyPair // signs, until Rekey
 	Curve nkeys.KeyPair // opens
 	// Accept decides on a manifest whose signature is good, before a byte of its body is kept. A Refusal is told to
 	// the sender, any other error only as "refused"; ErrIgnore answers nothing.
@@ -55,11 +55,12 @@ type Endpoint struct {
 	// Handle gets each message. It is called one at a time and must not block.
 	Handle func(*Message)
 
-	public, curve string
+	curve string
 
-	mu   sync.Mutex // guards below
-	open map[string]*assembly
-	held int64 // bytes announced by open assemblies
+	mu     sync.Mutex // guards below, and Key after Listen
+	public string
+	open   map[string]*assembly
+	held   int64 // bytes announced by open assemblies
 }
 
 // An assembly is a message not all of whose chunks have come.
@@ -97,8 +98,26 @@ func (e *Endpoint) Listen(subject string) (*nats.Subscription, error) {
 }
 
 // Public is the endpoint's public key, CurveKey its public curve key; both after Listen.
-func (e *Endpoint) Public() string   { return e.public }
+func (e *Endpoint) Public() string   { _, public := e.signer(); return public }
 func (e *Endpoint) CurveKey() string { return e.curve }
+
+// Rekey signs with another key from now on.
+func (e *Endpoint) Rekey(key nkeys.KeyPair) error {
+	public, err := key.PublicKey()
+	if err != nil {
+		return fmt.Errorf("read key: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.Key, e.public = key, public
+	return nil
+}
+
+func (e *Endpoint) signer() (key nkeys.KeyPair, public string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.Key, e.public
+}
 
 // received takes one frame, acknowledges it and hands on a message that is whole.
 func (e *Endpoint) received(msg *nats.Msg) {
@@ -251,12 +270,13 @@ func (e *Endpoint) prepare(m *Manifest, body []byte) (first, sealed []byte, err 
 		return nil, nil, fmt.Errorf("message of %d bytes: at most %d", len(sealed), MaxMessage)
 	}
 	sum := sha256.Sum256(sealed)
-	m.Version, m.From, m.Curve = Version, e.public, e.curve
+	key, public := e.signer()
+	m.Version, m.From, m.Curve = Version, public, e.curve
 	m.Size, m.Chunks, m.Hash = int64(len(sealed)), chunks(int64(len(sealed))), hex.EncodeToString(sum[:])
 	if m.ID == "" {
 		m.ID = NewID()
 	}
-	first, err = encodeFirst(m, e.Key, sealed[:min(len(sealed), ChunkSize)])
+	first, err = encodeFirst(m, key, sealed[:min(len(sealed), ChunkSize)])
 	return first, sealed, err
 }
 

@@ -35,7 +35,8 @@ const (
 	Observe  Kind = "observe"  // protocol.Observe, answered by protocol.Observed
 	Submit   Kind = "submit"   // protocol.Op, answered by protocol.Submit
 	Wait     Kind = "wait"     // Waiting, answered by Waited
-	Answer   Kind = "answer"   // of the three above
+	Rekey    Kind = "rekey"    // Rekeying, answered by Rekeyed
+	Answer   Kind = "answer"   // of those above
 	Progress Kind = "progress" // protocol.Progress, unasked
 	Changed  Kind = "changed"  // agent, unasked: look again
 	Figures  Kind = "figures"  // protocol.Figures, unasked

@@ -21,3 +21,14 @@ type Waited struct {
 	State   string            `json:"state"` // done, running, unknown
 	Outcome *protocol.Outcome `json:"outcome,omitempty"`
 }
+
+// Rekeying names the fleet's next key; the present one signs it, as any message.
+type Rekeying struct {
+	Next string `json:"next"`
+}
+
+// Rekeyed answers Rekeying: both keys are obeyed from now on, until the first message under the next.
+type Rekeyed struct {
+	Next  string `json:"next,omitempty"`
+	Error string `json:"error,omitempty"`
+}
