@@ -62,19 +62,27 @@ func (a *Agent) tidyUp(ctx context.Context) error {
 	}
 }
 
-// tidy removes containers that were replaced and that the engine would not remove, and half-made ones, already seen
-// at the last look, of a resource that came to nothing: a killed process had made them, and nobody has asked for the
-// resource since. It gives those it sees now.
+// tidy removes what could not be removed before: containers that were replaced, and files of a resource that is gone.
+// And it removes half-made containers, already seen at the last look, of a resource that came to nothing: a killed
+// process had made them, and nobody has asked for the resource since. It gives those it sees now.
 func (a *Agent) tidy(ctx context.Context, before map[string]schema.ID) map[string]schema.ID {
 	var left []schema.ID
 	a.ledger.all(func(r *record) {
-		if len(r.Left) > 0 {
+		if len(r.Left) > 0 || r.Entry == nil && r.Doing == nil && r.Base != "" {
 			left = append(left, r.Resource)
 		}
 	})
 	for _, id := range left {
 		a.alone(ctx, id, func(rec *record) {
-			if !a.clearLeft(ctx, rec) {
+			changed := a.clearLeft(ctx, rec)
+			if rec.Entry == nil && rec.Doing == nil && rec.Base != "" { // its files outlived its removal
+				_, err := a.unlay(rec)
+				if err != nil {
+					a.log.Warn("remove the files of a resource that is gone", "resource", id, "err", err)
+				}
+				changed = changed || err == nil
+			}
+			if !changed {
 				return
 			}
 			if err := a.ledger.put(rec); err != nil {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/varanhq/varan/agent/container"
 	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/agent/stack"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
 )
@@ -738,23 +740,80 @@ func (a *Agent) remove(ctx context.Context, op protocol.Op) (protocol.Outcome, e
 	return a.removed(ctx, rec, job.Project, res)
 }
 
-// removed ends a removal: when the containers are gone, unused networks and what was laid follow, and then the
-// resource is forgotten. What cannot be taken away keeps it in the ledger, so that its removal is tried again.
+// removed ends a removal: when the containers are gone, unused networks and the files that were laid follow, and then
+// the resource is forgotten. Killed meanwhile, the next process goes on here. What cannot be taken away stays in the
+// ledger without an entry and is tried again.
 func (a *Agent) removed(ctx context.Context, rec *record, project string, res container.Result) (protocol.Outcome, error) {
-	if res.Failure == nil && len(rec.Left) > 0 {
-		res.Failure = &container.Failure{Service: rec.Left[0].Service, Message: fmt.Sprintf("the engine does not remove container %s, which was replaced before", rec.Left[0].Name)}
-	}
-	if res.Failure == nil && project != "" {
-		if err := a.engine.RemoveNetworks(ctx, project); err != nil {
-			a.log.Warn("remove networks", "resource", rec.Resource, "err", err)
+	var stay []string
+	var ferr error
+	base := rec.Base
+	if res.Failure == nil {
+		if rec.Doing.Intent == nil { // there was no container
+			rec.Doing.Intent = &container.Intent{Resource: rec.Resource, Fleet: a.opts.Fleet, Project: project, Phase: container.Committing}
+			if err := a.ledger.put(rec); err != nil {
+				return protocol.Outcome{}, err
+			}
 		}
+		if project != "" {
+			if err := a.engine.RemoveNetworks(ctx, project); err != nil {
+				a.log.Warn("remove networks", "resource", rec.Resource, "err", err)
+			}
+		}
+		stay, ferr = a.unlay(rec)
+		rec.Entry = nil
 	}
 	out, err := a.settle(rec, res)
-	if err != nil || out.Status != protocol.Done {
+	if err != nil || res.Failure != nil {
 		return out, err
 	}
 	a.prints.drop(rec.Resource)
+	if len(stay) > 0 {
+		out.Hint = fmt.Sprintf("changed since they were laid, and left in %s: %s", base, some(stay, 5))
+	}
+	var rest []string
+	if ferr != nil {
+		rest = append(rest, ferr.Error())
+	}
+	for _, o := range rec.Left {
+		rest = append(rest, fmt.Sprintf("the engine does not remove container %s, which was replaced before", o.Name))
+	}
+	if len(rest) > 0 {
+		out.Status, out.Error = protocol.Failed, "its containers are gone, but not all of it; varan tries again: "+strings.Join(rest, "; ")
+		return out, nil
+	}
 	return out, a.ledger.drop(rec.Resource)
+}
+
+// unlay takes away the files that were laid for the resource and that no other has laid too, and gives those that
+// were changed since.
+func (a *Agent) unlay(rec *record) (stay []string, err error) {
+	shared := map[string]bool{}
+	a.ledger.all(func(r *record) {
+		if r.Resource == rec.Resource {
+			return
+		}
+		for name := range r.Laid {
+			shared[filepath.Join(r.Base, name)] = true
+		}
+		if d := r.Doing; d != nil {
+			for name := range d.Laid {
+				shared[filepath.Join(d.Base, name)] = true
+			}
+		}
+	})
+	stay, err = stack.Unlay(a.opts.Root, rec.Resource, rec.Base, rec.Laid, func(abs string) bool { return shared[abs] })
+	if err == nil {
+		rec.Laid, rec.Base = nil, ""
+	}
+	return stay, err
+}
+
+// some lists the first few names.
+func some(names []string, most int) string {
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
 // release forgets the resource and leaves what it has running.

@@ -13,6 +13,7 @@ import (
 	docker "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 
+	"github.com/varanhq/varan/agent/container"
 	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/plan/compose"
@@ -24,20 +25,30 @@ func (h *host) stack(verb protocol.Verb, file string, steps ...plan.ServiceStep)
 	h.Helper()
 	cfg := &schema.StackConfig{FileContents: file, EnvFilePath: ".env", AutoPull: true, ProjectName: h.fleet}
 	cfg.HealthTimeout = schema.Duration(20 * time.Second)
+	return h.stackOf(verb, cfg, nil, nil, steps...)
+}
+
+// stackOf is an op on the stack of the test, with files of its repository.
+func (h *host) stackOf(verb protocol.Verb, cfg *schema.StackConfig, files []protocol.File, secrets map[string]protocol.Secret, steps ...plan.ServiceStep) protocol.Op {
+	h.Helper()
 	id := schema.NewID(schema.KindStack, h.fleet)
 	r := &schema.Resource{ID: id, Kind: schema.KindStack, Name: h.fleet, Config: cfg}
-	d, err := compose.Declare(context.Background(), compose.Input{Resource: r, Tree: compose.NewMemory()})
-	if err != nil {
-		h.Fatal(err)
+	tree := compose.NewMemory()
+	for _, f := range files {
+		if err := tree.Add(f.Path, f.Data, f.Exec, f.Symlink); err != nil {
+			h.Fatal(err)
+		}
 	}
+	d, _ := compose.Declare(context.Background(), compose.Input{Resource: r, Tree: tree, Known: map[string]bool{"PASSWORD": true}})
 	for _, g := range d.Diagnostics {
 		if g.Severity == schema.SeverityError {
 			h.Fatalf("%+v", g)
 		}
 	}
 	op := protocol.Op{Version: 1, ID: protocol.OpID(fmt.Sprintf("%s-%d", h.fleet, h.ops.Add(1))), Verb: verb, Resource: id, Server: "local",
-		Fleet: h.fleet, Sync: "main", Commit: "c1", Digest: "1:" + plan.Digest(fmt.Sprintf("%x", len(file))), Services: steps,
-		Payload: &protocol.Payload{Project: d.Project, Directory: d.Directory, Units: d.Units, Volumes: d.Volumes, Binds: d.Binds, Stack: cfg, Ensure: schema.EnsureRunning}}
+		Fleet: h.fleet, Sync: "main", Commit: "c1", Digest: "1:" + plan.Digest(fmt.Sprintf("%x", len(cfg.FileContents))), Services: steps,
+		Payload: &protocol.Payload{Project: d.Project, Directory: d.Directory, Units: d.Units, Volumes: d.Volumes, Binds: d.Binds, Stack: cfg,
+			Files: files, Secrets: secrets, Ensure: schema.EnsureRunning}}
 	if len(steps) == 0 {
 		for _, u := range d.Units {
 			op.Services = append(op.Services, plan.ServiceStep{Name: u.Service, Action: plan.Recreate})
@@ -153,6 +164,61 @@ func TestStackLife(t *testing.T) {
 	}
 	if _, err := h.api.NetworkInspect(t.Context(), h.fleet+"_default", network.InspectOptions{}); err == nil {
 		t.Error("its network is left")
+	}
+}
+
+// TestStackFilesGo: what was laid for a stack goes with it, also its secrets' values; what its containers wrote stays.
+// A removal that was cut off between the last container and the files is finished by the next process.
+func TestStackFilesGo(t *testing.T) {
+	t.Parallel()
+	for _, cut := range []bool{false, true} {
+		h := newHost(t)
+		defer h.clean()
+		base := filepath.Join(h.root, "stacks", h.fleet)
+		file := "services:\n  web:\n    image: " + testImage + "\n    command: [sh, -c, 'echo x > /data/mine; sleep 1000000']\n    stop_signal: SIGKILL\n    network_mode: none\n" +
+			"    env_file: [.env]\n    volumes: ['./data:/data', './conf:/conf:ro', './empty:/empty']\n"
+		files := []protocol.File{{Path: "compose.yaml", Data: []byte(file)}, {Path: "conf/app.toml", Data: []byte("a = 1\n")}, {Path: "data/README", Data: []byte("yours\n")}}
+		cfg := &schema.StackConfig{EnvFilePath: ".env", ProjectName: h.fleet, Environment: []schema.KV{{Key: "S", Value: "[[PASSWORD]]"}}}
+		cfg.HealthTimeout = schema.Duration(20 * time.Second)
+		op := h.stackOf(protocol.Deploy, cfg, files, map[string]protocol.Secret{"PASSWORD": "hunter2-is-not-to-be-seen"})
+		h.must(op)
+		if b, err := os.ReadFile(filepath.Join(base, ".env")); err != nil || !strings.Contains(string(b), "hunter2") {
+			t.Fatalf("env file: %q %v", b, err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if _, err := os.Stat(filepath.Join(base, "data/mine")); err == nil {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+		rm := protocol.Op{Version: 1, ID: op.ID + "-rm", Verb: protocol.Remove, Resource: op.Resource, Server: "local", Fleet: h.fleet, Sync: "main"}
+		if cut {
+			if err := h.api.ContainerRemove(t.Context(), h.services()["web"].ID, docker.RemoveOptions{Force: true}); err != nil {
+				t.Fatal(err)
+			}
+			rec := h.agent.ledger.get(op.Resource)
+			rec.Doing = &doing{Op: rm.ID, Verb: rm.Verb, Intent: &container.Intent{Resource: op.Resource, Fleet: h.fleet, Project: h.fleet, Phase: container.Committing}}
+			if err := h.agent.ledger.put(rec); err != nil {
+				t.Fatal(err)
+			}
+			h.stop()
+			h.start()
+			h.observe() // waits for it
+		} else if out := h.must(rm); out.Hint != "" {
+			t.Errorf("removal: %+v", out)
+		}
+		var left []string
+		_ = filepath.WalkDir(base, func(p string, _ os.DirEntry, _ error) error {
+			left = append(left, strings.TrimPrefix(p, base))
+			return nil
+		})
+		if got := strings.Join(left, " "); got != " /data /data/mine /empty" {
+			t.Errorf("cut %v: left: %q", cut, got)
+		}
+		if rec := h.agent.ledger.get(op.Resource); rec.Entry != nil || rec.Base != "" || rec.Doing != nil {
+			t.Errorf("ledger: %+v", rec)
+		}
 	}
 }
 

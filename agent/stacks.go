@@ -56,7 +56,11 @@ func (a *Agent) deployStack(ctx context.Context, op protocol.Op, rec *record, jo
 		rec.Doing = nil
 		return errors.Join(cause, s.Restore(), a.ledger.put(rec))
 	}
-	if d.Laid, err = s.Lay(ctx, rec.Laid); err != nil {
+	before := rec.Laid
+	if was := a.ledger.get(job.Was); job.Was != "" && rec.Entry == nil && was.Base == d.Base {
+		before = was.Laid // the files are this one's now, as the containers are
+	}
+	if d.Laid, err = s.Lay(ctx, before); err != nil {
 		return protocol.Outcome{}, back(err)
 	}
 	again := func(ctx context.Context) error { // pre_deploy may have changed what is declared here

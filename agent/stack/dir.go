@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varanhq/varan/plan/compose"
+	"github.com/varanhq/varan/schema"
 )
 
 // maxFile bounds one file that is laid, compared or kept for a rollback.
@@ -55,6 +56,9 @@ type Seen struct {
 	Size  int64  `json:"size"`
 	Ctime int64  `json:"ctime"` // nanoseconds since 1970
 	Inode uint64 `json:"inode,omitempty"`
+	// Made: nothing stood there before, or it was written over with values of secrets. What stood there when the stack
+	// came is not taken away with it, unless the whole folder is the agent's.
+	Made bool `json:"made,omitempty"`
 }
 
 // A Manifest lists the files a stack laid, by path.
@@ -141,6 +145,11 @@ func (n node) hash() string {
 
 func (n node) seen() Seen {
 	return Seen{Hash: n.hash(), Link: n.link, Size: n.stat.Size, Ctime: n.stat.Ctim.Nano(), Inode: n.stat.Ino}
+}
+
+func (s Seen) by(made bool) Seen {
+	s.Made = made
+	return s
 }
 
 // look tells what stands at name, with its content.
@@ -319,6 +328,13 @@ func (d *Dir) Lay(files []File, before Manifest) (Manifest, error) {
 	}
 	var changes []change
 	var undo []kept
+	made := func(f File, n node) bool {
+		if b, ok := before[f.Path]; ok {
+			return b.Made
+		}
+		return f.Private || !n.exists
+	}
+	mades := map[string]bool{}
 	note := func(name string, from, to node) {
 		changes = append(changes, change{name, to})
 		undo = append(undo, kept{Path: name, Exists: from.exists, Link: from.text, Data: from.data, Perm: from.perm})
@@ -353,8 +369,9 @@ func (d *Dir) Lay(files []File, before Manifest) (Manifest, error) {
 			return nil, d.wrong(f.Path, "is a symlink that varan did not make; remove it")
 		}
 		same := n.exists && n.link == (f.Link != "") && n.hash() == f.hash() && (n.link || n.perm&0o111 == f.perm()&0o111 && (!f.Private || n.perm == 0o600))
+		mades[f.Path] = made(f, n)
 		if same {
-			after[f.Path] = n.seen()
+			after[f.Path] = n.seen().by(mades[f.Path])
 			continue
 		}
 		perm := f.perm()
@@ -383,7 +400,7 @@ func (d *Dir) Lay(files []File, before Manifest) (Manifest, error) {
 		if n.hash() != c.to.hash() {
 			return nil, d.wrong(c.path, "was changed while it was being written")
 		}
-		after[c.path] = n.seen()
+		after[c.path] = n.seen().by(mades[c.path])
 	}
 	return after, nil
 }
@@ -487,7 +504,7 @@ func (d *Dir) Drifted(m Manifest) []string {
 			out = append(out, name)
 			continue
 		}
-		m[name] = n.seen()
+		m[name] = n.seen().by(seen.Made)
 	}
 	return out
 }
@@ -505,18 +522,51 @@ func (d *Dir) unchanged(name string, seen Seen) bool {
 	return seen.Ctime != 0 && stat.Ino == seen.Inode && stat.Size == seen.Size && stat.Ctim.Nano() == seen.Ctime
 }
 
-// Remove takes away the files of a manifest that are as they were laid, and folders that become empty by it.
-func (d *Dir) Remove(m Manifest) error {
+// Remove takes away the files of a manifest that are ours and as they were laid, and folders that become empty by
+// it. The names of ours that are otherwise by now, and stay, are returned. To do it again, or the rest of it, is fine.
+func (d *Dir) Remove(m Manifest, ours func(name string, s Seen) bool) (stay []string, err error) {
 	var errs []error
-	for name, seen := range m {
-		n, err := d.look(name)
-		if err != nil || !n.exists || n.link != seen.Link || n.hash() != seen.Hash {
-			continue // somebody's by now
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if !ours(name, m[name]) {
+			continue
 		}
-		errs = append(errs, d.put(name, node{}))
+		n, err := d.look(name)
+		switch {
+		case err != nil, n.exists && (n.link != m[name].Link || n.hash() != m[name].Hash):
+			stay = append(stay, name) // somebody's by now
+		case n.exists:
+			errs = append(errs, d.put(name, node{}))
+		}
 	}
-	_ = os.Remove(d.path) // if empty
-	return errors.Join(append(errs, d.Keep())...)
+	return stay, errors.Join(errs...)
+}
+
+// Unlay takes away what a stack laid in the folder base, its undo file, and base itself if that is left empty and is
+// the agent's own. spare keeps files, by their absolute path, that others have laid too.
+func Unlay(root string, id schema.ID, base string, m Manifest, spare func(abs string) bool) (stay []string, err error) {
+	undo := UndoFile(root, id)
+	if base == "" {
+		return nil, nil
+	}
+	if _, err := os.Lstat(base); errors.Is(err, fs.ErrNotExist) {
+		return nil, (&Dir{undo: undo}).Keep()
+	}
+	d, err := OpenDir(base, undo)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	// What an update that failed could not put back is tried once more; it is of no use after this.
+	_ = d.Restore()
+	if err := d.Keep(); err != nil {
+		return nil, err
+	}
+	own := filepath.Dir(base) == filepath.Join(root, "stacks")
+	stay, err = d.Remove(m, func(name string, s Seen) bool { return (own || s.Made) && !spare(filepath.Join(base, name)) })
+	if err == nil && own {
+		_ = os.Remove(base) // if empty
+	}
+	return stay, err
 }
 
 // ReadHost reads a regular file of the host without waiting for anything. ok is false where there is none.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -122,10 +123,93 @@ func TestLay(t *testing.T) {
 	if err := d.Keep(); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Remove(m2); err != nil {
-		t.Fatal(err)
+	if stay, err := d.Remove(m2, func(string, Seen) bool { return true }); err != nil || stay != nil {
+		t.Fatal(stay, err)
 	}
 	same(t, dir, map[string]string{"x/y/b": "changed by the container", "x/own": "container's"})
+}
+
+// TestUnlay: what a stack laid goes with it; what stood there before it came, what others laid too and what was
+// changed since stays. The values of secrets go in any case.
+func TestUnlay(t *testing.T) {
+	for _, own := range []bool{true, false} {
+		root := t.TempDir()
+		id := schema.NewID(schema.KindStack, "web")
+		base := filepath.Join(root, "stacks", "web")
+		if !own {
+			base = filepath.Join(t.TempDir(), "opt", "web")
+		}
+		write := func(name, text string) {
+			t.Helper()
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(base, name)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(base, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("was/equal", "1")
+		write("was/other", "0")
+		write(".env", "S=0\n")
+		d, err := OpenDir(base, UndoFile(root, id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files := []File{{Path: "was/equal", Data: []byte("1")}, {Path: "was/other", Data: []byte("1")}, {Path: "new/a", Data: []byte("1")},
+			{Path: "new/link", Link: "a"}, {Path: "both/b", Data: []byte("1")}, {Path: "conf/c", Data: []byte("1")}, {Path: "conf/d", Data: []byte("1")},
+			{Path: ".env", Data: []byte("S=1\n"), Private: true}}
+		m := mustLay(t, d, nil, files...)
+		if err := d.Keep(); err != nil {
+			t.Fatal(err)
+		}
+		m = mustLay(t, d, m, files...) // who made what is remembered
+		if got := d.Drifted(m); got != nil {
+			t.Errorf("drifted: %v", got)
+		}
+		failed := slices.Clone(files)
+		failed[2].Data = []byte("an update that failed")
+		mustLay(t, d, m, failed...)
+		d.Close()
+		write("conf/c", "edited")
+		write("conf/theirs", "data")
+		for range 2 { // a killed removal is done again
+			stay, err := Unlay(root, id, base, m, func(abs string) bool { return abs == filepath.Join(base, "both/b") })
+			if err != nil || len(stay) != 1 || stay[0] != "conf/c" {
+				t.Errorf("stay: %q %v", stay, err)
+			}
+		}
+		want := map[string]string{"both/b": "1", "conf/c": "edited", "conf/theirs": "data"}
+		if !own {
+			want["was/equal"], want["was/other"] = "1", "1"
+		}
+		same(t, base, want)
+		for _, gone := range []string{filepath.Join(base, "new"), UndoFile(root, id)} {
+			if _, err := os.Lstat(gone); err == nil {
+				t.Errorf("%s is still there", gone)
+			}
+		}
+	}
+}
+
+// TestUnlayAll: nothing at all is left where nobody else wrote, and a folder that is gone is no error.
+func TestUnlayAll(t *testing.T) {
+	root := t.TempDir()
+	id := schema.NewID(schema.KindStack, "web")
+	base := filepath.Join(root, "stacks", "web")
+	d, err := OpenDir(base, UndoFile(root, id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := mustLay(t, d, nil, File{Path: "a/b/c", Data: []byte("1")}, File{Path: "d", Data: []byte("1")})
+	d.Close()
+	for range 2 {
+		if stay, err := Unlay(root, id, base, m, func(string) bool { return false }); err != nil || stay != nil {
+			t.Errorf("stay: %q %v", stay, err)
+		}
+	}
+	if _, err := os.Lstat(base); err == nil {
+		t.Error("its folder is still there")
+	}
 }
 
 func TestLayRefuses(t *testing.T) {
