@@ -77,6 +77,14 @@ type doing struct {
 	Intent   *container.Intent `json:"intent,omitempty"`
 }
 
+// entryToBe is what the ledger says once the op on its way has succeeded; nil without one.
+func (r *record) entryToBe() *plan.Entry {
+	if r.Doing == nil {
+		return nil
+	}
+	return r.Doing.Entry
+}
+
 // keptOps is how many outcomes a resource remembers: a daemon asks again for the latest ones only.
 const keptOps = 8
 

@@ -409,7 +409,7 @@ func (a *Agent) change(ctx context.Context, op protocol.Op, rec *record, job con
 	if res.Failure != nil && ctx.Err() != nil {
 		return protocol.Outcome{}, errInterrupted
 	}
-	out, err := a.settleAll(rec, res)
+	out, err := a.settleAll(ctx, rec, res)
 	if err == nil && out.Status == protocol.Done && op.Payload != nil {
 		a.prints.keep(op.Resource, op.Payload)
 	}
@@ -436,7 +436,7 @@ func (a *Agent) resume(ctx context.Context, id schema.ID) (protocol.Outcome, err
 		return a.removed(ctx, rec, rec.Doing.Intent.Project, res)
 	}
 	hook := rec.Doing.Hook
-	out, err := a.settleAll(rec, res)
+	out, err := a.settleAll(ctx, rec, res)
 	if hook && err == nil && out.Status == protocol.Done {
 		out.Hint = "varan was stopped meanwhile: post_deploy was not run"
 	}
@@ -445,13 +445,16 @@ func (a *Agent) resume(ctx context.Context, id schema.ID) (protocol.Outcome, err
 
 // settleAll settles the files an op laid and then the op itself. A failure's files are back before it is written
 // down, a success's are kept after: killed in between, the next process does the rest.
-func (a *Agent) settleAll(rec *record, res container.Result) (protocol.Outcome, error) {
+func (a *Agent) settleAll(ctx context.Context, rec *record, res container.Result) (protocol.Outcome, error) {
 	base := rec.Doing.Base
 	keep := rec.Doing.Intent != nil && rec.Doing.Intent.Keep
 	good := res.Failure == nil || (res.Failure.Gate && keep)
 	var ferr error
 	if !good {
 		ferr = a.settleFiles(rec.Resource, base, false)
+	}
+	if old, next := rec.Entry, rec.Doing.Entry; res.Failure == nil && old != nil && next != nil && old.Project != next.Project {
+		a.leaveProject(ctx, rec.Resource, old.Project)
 	}
 	out, err := a.settle(rec, res)
 	if good && err == nil {
@@ -462,6 +465,22 @@ func (a *Agent) settleAll(rec *record, res container.Result) (protocol.Outcome, 
 		out.Error = strings.TrimPrefix(out.Error+"; its files could not be settled: "+ferr.Error(), "; ")
 	}
 	return out, err
+}
+
+// leaveProject removes the networks of the project that was the resource's before and is nobody's now.
+func (a *Agent) leaveProject(ctx context.Context, id schema.ID, project string) {
+	taken := project == ""
+	a.ledger.all(func(r *record) {
+		for _, e := range []*plan.Entry{r.Entry, r.entryToBe()} {
+			taken = taken || r.Resource != id && e != nil && e.Project == project
+		}
+	})
+	if taken {
+		return
+	}
+	if err := a.engine.RemoveNetworks(ctx, project); err != nil {
+		a.log.Warn("remove networks", "resource", id, "project", project, "err", err)
+	}
 }
 
 // settle writes down how the record's op ended and makes its Outcome.

@@ -222,6 +222,26 @@ func TestStackFilesGo(t *testing.T) {
 	}
 }
 
+// TestProjectRenamed: a stack that gets another project_name takes its containers along and leaves no network behind.
+func TestProjectRenamed(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	for _, name := range []string{h.fleet, h.fleet + "b"} {
+		cfg := &schema.StackConfig{FileContents: "services:\n  web:" + sleeps, ProjectName: name}
+		cfg.HealthTimeout = schema.Duration(20 * time.Second)
+		h.must(h.stackOf(protocol.Deploy, cfg, nil, nil))
+	}
+	if got := h.mine(); len(got) != 1 || got[0] != h.fleet+"b-web-1 running" {
+		t.Errorf("containers: %v", got)
+	}
+	if _, err := h.api.NetworkInspect(t.Context(), h.fleet+"b_default", network.InspectOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := h.api.NetworkInspect(t.Context(), h.fleet+"_default", network.InspectOptions{}); err == nil {
+		t.Error("the former project's network is left")
+	}
+}
+
 // w1 is the baseline's workload: n services on one bridge.
 func w1(n int, changed string) string {
 	var b strings.Builder

@@ -71,10 +71,7 @@ func labelledNeeds(l string) []Need {
 		if len(f) > 1 {
 			n.Condition = f[1]
 		}
-		if len(f) > 2 && f[2] == "false" && n.Condition == Started {
-			n.Optional = false // the third field is "restart", not "required"
-		}
-		out = append(out, n)
+		out = append(out, n) // the third field is "restart", not "required"
 	}
 	return out
 }

@@ -3,7 +3,6 @@ package stack
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -167,7 +166,7 @@ func (s *Stack) build(ctx context.Context, project *compose.Project, services []
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			return &container.Failure{Service: def.Name, Message: s.mask.String(fmt.Sprintf("service %q cannot be built: %v", def.Name, errors.Unwrap(err))),
+			return &container.Failure{Service: def.Name, Message: s.mask.String(fmt.Sprintf("service %q cannot be built: %v", def.Name, err)),
 				Hint: "see what the build printed", Tail: out.String()}
 		}
 	}
