@@ -1,9 +1,16 @@
 package forge
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
 	"time"
+	"unicode"
+
+	"github.com/varanhq/varan/sync/dial"
 )
 
 // What a forge may answer, so that callers can tell them apart. They stand wrapped in what was tried, on what.
@@ -42,4 +49,73 @@ func Retry(err error) (when time.Time, ok bool) {
 		return limited.Until, true
 	}
 	return time.Time{}, errors.Is(err, ErrTemporary)
+}
+
+// Err puts a client's failure into our words: what was tried, on what, and which of our errors it is. The answer
+// may be nil; the message is what the forge wrote about it, cleaned of whatever does not belong in a line of text
+// and of our secrets. A nil err is nil.
+func (h *HTTP) Err(err error, res *http.Response, message, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	op := fmt.Sprintf(format, args...)
+	var limited *RateLimited
+	switch {
+	case errors.As(err, &limited):
+		return fmt.Errorf("%s: %w", op, limited)
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("%s: %w", op, err)
+	case errors.Is(err, dial.ErrRefused):
+		return fmt.Errorf("%s: %w", op, &refused{h.clean(bare(err))})
+	case res == nil:
+		return fmt.Errorf("%s: %w: %s", op, ErrTemporary, h.clean(bare(err)))
+	}
+	if message == "" {
+		message = http.StatusText(res.StatusCode)
+	}
+	said := fmt.Sprintf("%s (HTTP %d)", h.clean(message), res.StatusCode)
+	switch code := res.StatusCode; {
+	case code == http.StatusUnauthorized:
+		return fmt.Errorf("%s: %w: %s", op, ErrUnauthorized, said)
+	case code == http.StatusForbidden:
+		return fmt.Errorf("%s: %w: %s", op, ErrForbidden, said)
+	case code == http.StatusNotFound, code == http.StatusGone:
+		return fmt.Errorf("%s: %w: %s", op, ErrNotFound, said)
+	case code >= 500, code == http.StatusRequestTimeout:
+		return fmt.Errorf("%s: %w: %s", op, ErrTemporary, said)
+	case code >= 300:
+		return fmt.Errorf("%s: %w: %s", op, ErrRefused, said)
+	}
+	// it said yes, in a way we cannot read: a proxy's page, an answer cut short
+	return fmt.Errorf("%s: %w: its answer cannot be read: %s", op, ErrTemporary, h.clean(bare(err)))
+}
+
+// refused is a connection that our own rules forbid, in words that are clean.
+type refused struct{ text string }
+
+func (e *refused) Error() string        { return e.text }
+func (e *refused) Is(target error) bool { return target == dial.ErrRefused || target == ErrRefused }
+
+// bare takes the URL off a client's error: it is long, and op names the place.
+func bare(err error) string {
+	if ue := (*url.Error)(nil); errors.As(err, &ue) {
+		err = ue.Err
+	}
+	return err.Error()
+}
+
+// clean makes a stranger's text fit for one line of an error, without our secrets.
+func (h *HTTP) clean(text string) string {
+	h.mu.Lock()
+	for _, s := range h.secrets {
+		text = strings.ReplaceAll(text, s, "[secret]")
+	}
+	h.mu.Unlock()
+	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "?"), func(r rune) bool {
+		return unicode.IsSpace(r) || !unicode.IsPrint(r)
+	}), " ")
+	if r := []rune(text); len(r) > 300 {
+		text = string(r[:300]) + "…"
+	}
+	return text
 }

@@ -54,8 +54,9 @@ type Forge interface {
 	// so the request stays conditional; that newest one is in the answer again.
 	NewComments(ctx context.Context, repo Repo, since time.Time) ([]Comment, error)
 
-	// Annotate writes a check run with annotations, or replaces the one of the same Name on that commit. Without
-	// Capabilities.Checks it is ErrNotCapable.
+	// Annotate writes a finished check run with annotations; the newest of a Name on a commit is the one shown.
+	// If that one is ours and says the same already, nothing is written. Without Capabilities.Checks it is
+	// ErrNotCapable.
 	Annotate(ctx context.Context, repo Repo, run CheckRun) error
 
 	// Permission asks what a user may do in the repository at this moment. A user it does not know has None.
@@ -79,7 +80,8 @@ const (
 	MaxContext     = 255   // characters of Status.Context
 	MaxURL         = 255   // characters of Status.URL (GitLab's limit)
 	MaxComment     = 65536 // characters of a comment
-	MaxAnnotations = 1000  // of one check run, 50 a request
+	MaxAnnotations = 50    // of one check run: what one request may carry; the comment names the rest
+	MaxSummary     = 65535 // characters of a check run's summary
 )
 
 // Capabilities say what a forge offers beside statuses and comments.
@@ -162,7 +164,7 @@ type PullRequest struct {
 	Fork   bool // the head is in another repository, or in one that is gone
 
 	Head Branch
-	Base Branch
+	Base Branch // its SHA is what the forge last compared with, or "": not the branch's tip
 
 	HeadRef  string // in the base repository, also for forks: refs/pull/7/head
 	MergeRef string // base and head merged: refs/pull/7/merge; "" where the forge keeps none or there is a conflict
