@@ -8,6 +8,7 @@ import (
 
 	"github.com/bradleyfalzon/ghinstallation/v2"
 	"github.com/golang-jwt/jwt/v4"
+	"github.com/google/go-github/v60/github"
 
 	"github.com/varanhq/varan/sync/forge"
 )
@@ -58,6 +59,7 @@ func (a *appAuth) renew(old *ghinstallation.Transport) *ghinstallation.Transport
 		apps := *a.apps // it writes its own base address into it at each refresh
 		a.current = ghinstallation.NewFromAppsTransport(&apps, a.app.Installation)
 		a.current.BaseURL = a.base
+		a.current.InstallationTokenOptions = &github.InstallationTokenOptions{} // nil would be sent as null, which is no body GitHub knows
 		a.current.Client = &http.Client{Transport: a.next}
 	}
 	return a.current
