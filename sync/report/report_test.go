@@ -122,15 +122,6 @@ func sampleResult() *apply.Result {
 func TestResult(t *testing.T) {
 	golden(t, "result.txt", Result(sampleResult(), Terminal{}))
 	golden(t, "result-ok.txt", Result(&apply.Result{Status: apply.StatusDone, Millis: 61_000, Steps: sampleResult().Steps[:1]}, Terminal{}))
-	if got, want := StatusLine(nil, sampleResult()), "Not all applied: 1 failed, 1 rolled back, 2 not tried, 1 done in 12.3 s"; got != want {
-		t.Errorf("status line %q, want %q", got, want)
-	}
-	p := samplePlan()
-	p.Diagnostics[0].Severity = schema.SeverityError
-	p.Diagnostics[0].Message = strings.Repeat("ü", 200)
-	if n := utf8.RuneCountInString(StatusLine(p, nil)); n != 140 {
-		t.Errorf("status line has %d characters, want 140", n)
-	}
 }
 
 func TestLive(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"github.com/charmbracelet/lipgloss"
 
 	"github.com/varanhq/varan/apply"
-	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
 )
 
@@ -50,16 +49,7 @@ func Result(r *apply.Result, t Terminal) string {
 
 // ResultLine is "Applied: 3 done in 12.3 s."
 func ResultLine(status apply.Status, counts map[apply.Status]int, millis int64, k ink) string {
-	var parts []string
-	for _, s := range [...]apply.Status{apply.StatusFailed, apply.StatusRolledBack, apply.StatusUnknown, apply.StatusNotTried, apply.StatusDone} {
-		if n := counts[s]; n > 0 {
-			parts = append(parts, itoa(n)+" "+statusWord(s))
-		}
-	}
-	sum := strings.Join(parts, ", ")
-	if sum == "" {
-		sum = "nothing to do"
-	}
+	sum := countStatuses(counts)
 	word, paint := "Applied", k.green
 	switch status {
 	case apply.StatusFailed:
@@ -70,6 +60,20 @@ func ResultLine(status apply.Status, counts map[apply.Status]int, millis int64, 
 		word, paint = "Stopped ("+string(status)+")", k.yellow
 	}
 	return k.paint(paint, word+":") + " " + sum + " in " + Millis(millis) + "."
+}
+
+// countStatuses is "1 failed, 2 not tried, 3 done", what went wrong first.
+func countStatuses(counts map[apply.Status]int) string {
+	var parts []string
+	for _, s := range [...]apply.Status{apply.StatusFailed, apply.StatusRolledBack, apply.StatusUnknown, apply.StatusNotTried, apply.StatusDone} {
+		if n := counts[s]; n > 0 {
+			parts = append(parts, itoa(n)+" "+statusWord(s))
+		}
+	}
+	if len(parts) == 0 {
+		return "nothing to do"
+	}
+	return strings.Join(parts, ", ")
 }
 
 func statusWord(s apply.Status) string {
@@ -149,32 +153,6 @@ func Millis(ms int64) string {
 		return fmt.Sprintf("%d m %02d s", s/60, s%60)
 	}
 	return fmt.Sprintf("%d h %02d m", s/3600, s%3600/60)
-}
-
-// StatusLine is a commit status' description: one line of at most 140 characters.
-func StatusLine(p *plan.Plan, r *apply.Result) string {
-	var s string
-	switch {
-	case r != nil:
-		counts := map[apply.Status]int{}
-		for _, st := range r.Steps {
-			if st.Action.Changes() || st.Status != apply.StatusDone {
-				counts[st.Status]++
-			}
-		}
-		s = strings.TrimSuffix(ResultLine(r.Status, counts, r.Millis, Terminal{}.ink()), ".")
-	case countErrors(p.Diagnostics) > 0:
-		s = plural(countErrors(p.Diagnostics), "error") + ": "
-		for _, d := range p.Diagnostics {
-			if d.Severity == schema.SeverityError {
-				s += Place(d.Pos) + " " + Escape(d.Message)
-				break
-			}
-		}
-	default:
-		s = Counts(p.Summary)
-	}
-	return cutRunes(s, 140)
 }
 
 func cutRunes(s string, n int) string {

@@ -1,0 +1,74 @@
+package report
+
+import (
+	"testing"
+
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/plan"
+)
+
+// comments are the golden ones, by name.
+func comments() map[string]string {
+	a := about()
+	paged := a
+	paged.Page = "https://varan.acme.example/runs/20261122T230501Z-7f3a"
+	broken := a
+	broken.Source = func(file string) []byte {
+		if file == "stacks/web.toml" {
+			return []byte(brokenTOML)
+		}
+		return nil
+	}
+	several := a
+	several.Sync = "apps"
+	several.Manual = true
+	quiet := &plan.Plan{}
+	unchanged(quiet, 14)
+	moved := typical()
+	moved.Digest = "1:other"
+	moved.Steps[1].Action, moved.Steps[1].Causes = plan.Recreate, []plan.Cause{{Kind: plan.Drifted, Detail: "somebody made it by hand"}}
+	previewed := paged
+	previewed.Previewed = typical()
+	hp, hr, ha := hostile("`@all` #1 [x](http://evil.example) <img src=x> | \u202e**b** fixes #2")
+	big := thousand()
+	blockedRun := ran(risky())
+	blockedRun.Status, blockedRun.Asks = apply.StatusAsks, risky().Asks
+	return map[string]string{
+		"plan-typical":    Preview(typical(), a),
+		"plan-fleet":      Preview(traefiks(), a),
+		"plan-risky":      Preview(risky(), a),
+		"plan-manual":     Preview(typical(), several),
+		"plan-nothing":    Preview(sum(quiet), a),
+		"plan-thousand":   Preview(big, a),
+		"plan-broken":     Broken(brokenDiagnostics(), broken),
+		"plan-hostile":    Preview(hp, ha),
+		"plan-fork":       NotPreviewed(`it comes from a fork, and preview_forks = "collaborators" takes those of collaborators only`, a),
+		"apply-under-way": Applying(typical(), a),
+		"apply-done":      Outcome(typical(), ran(typical()), previewed),
+		"apply-failed":    Outcome(typical(), typicalFailure(typical()), paged),
+		"apply-moved":     Outcome(moved, ran(moved), previewed),
+		"apply-fleet":     Outcome(traefiks(), ran(traefiks(), fails(traefiks())...), paged),
+		"apply-thousand":  Outcome(big, ran(big, fails(big)...), paged),
+		"apply-asks":      Outcome(risky(), blockedRun, a),
+		"apply-hostile":   Outcome(hp, hr, ha),
+	}
+}
+
+// fails lets every third step fail alike.
+func fails(p *plan.Plan) []apply.StepResult {
+	var out []apply.StepResult
+	for i := 0; i < len(p.Steps) && i < 58; i += 3 {
+		out = append(out, apply.StepResult{Resource: p.Steps[i].Resource, Status: apply.StatusFailed, Error: "pull traefik:3.2: registry answers 429 Too Many Requests", Retry: 60e9})
+	}
+	return out
+}
+
+func TestComments(t *testing.T) {
+	for name, md := range comments() {
+		golden(t, name+".md", md)
+		checkComment(t, name, md)
+		if n := len([]rune(md)); n > CommentLimit {
+			t.Errorf("%s has %d characters, more than %d", name, n, CommentLimit)
+		}
+	}
+}
