@@ -150,7 +150,7 @@ func (a About) rows(s *sheet, bs []*bunch, told []*plan.Step, after bool) {
 	head, end := "", ""
 	if len(bs) > maxRows {
 		s.part(aggregate(told))
-		head, end = "<details><summary>All "+plural(len(told), "step")+", in their order</summary>\n\n", "\n</details>\n"
+		head, end = "<details><summary>The "+plural(len(told), "step")+", in their order</summary>\n\n", "\n</details>\n"
 	}
 	head += t.head()
 	n := take(lines, s.left*2/3-size(head)-size(end)-200)

@@ -3,6 +3,7 @@ package report
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/plan"
@@ -132,11 +133,14 @@ func (a About) failure(s *apply.StepResult, all []*apply.StepResult, blocked map
 		who += " on " + Markdown(clipRunes(s.Server, 80))
 	}
 	if len(all) > 1 {
-		each := make([]schema.ID, len(all))
-		for i := range all {
-			each[i] = all[i].Resource
+		b := &bunch{}
+		for _, x := range all {
+			b.steps = append(b.steps, &plan.Step{Resource: x.Resource, Server: x.Server})
 		}
-		who = ids(each, 6)
+		who = b.called(Code)
+		if n := len(b.servers()); n > 1 {
+			who += " on " + plural(n, "server")
+		}
 	}
 	verb, kind := " failed", "CAUTION"
 	switch s.Status {
@@ -168,7 +172,7 @@ func (a About) failure(s *apply.StepResult, all []*apply.StepResult, blocked map
 		facts = append(facts, "This version is held until it changes, or `varan apply --retry`.")
 	}
 	if s.Retry > 0 {
-		facts = append(facts, "It is tried again in "+s.Retry.String()+".")
+		facts = append(facts, "It is tried again in "+pause(s.Retry)+".")
 	}
 	var waiting []schema.ID
 	for _, x := range all {
@@ -202,6 +206,17 @@ func (a About) failure(s *apply.StepResult, all []*apply.StepResult, blocked map
 		block = strings.TrimSuffix(block, "\n") + "\n>\n> " + link("What it printed last", page) + ", behind the token.\n"
 	}
 	return block
+}
+
+// pause is a time to wait as people say it.
+func pause(d time.Duration) string {
+	switch {
+	case d >= time.Hour && d%time.Hour == 0:
+		return plural(int(d/time.Hour), "hour")
+	case d >= time.Minute && d%time.Minute == 0:
+		return plural(int(d/time.Minute), "minute")
+	}
+	return Millis(d.Milliseconds())
 }
 
 func clipHint(h string) string {

@@ -104,7 +104,7 @@ func writeFailure(b *strings.Builder, s apply.StepResult, held []string, k ink, 
 		facts = append(facts, "this version is held until it changes, or varan apply --retry")
 	}
 	if s.Retry > 0 {
-		facts = append(facts, "a daemon tries again in "+s.Retry.String())
+		facts = append(facts, "a daemon tries again in "+pause(s.Retry))
 	}
 	if len(held) > 0 {
 		verb := " was not tried"

@@ -95,7 +95,7 @@ func serverCell(servers []string) string {
 	return strings.Join(out, ", ")
 }
 
-// actionCell is "**update** 1 of 2 services".
+// actionCell is "**update** 1 of 2", of its services.
 func actionCell(s *plan.Step) string {
 	word := "**" + string(s.Action) + "**"
 	if s.Action == plan.Update && len(s.Services) > 1 {
@@ -105,7 +105,7 @@ func actionCell(s *plan.Step) string {
 				n++
 			}
 		}
-		word += " " + itoa(n) + " of " + plural(len(s.Services), "service")
+		word += " " + itoa(n) + " of " + itoa(len(s.Services))
 	}
 	return word
 }
