@@ -4,12 +4,17 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/varanhq/varan/agent/protocol/wire"
 )
@@ -21,6 +26,9 @@ const (
 	// refusedMax is how long an agent waits at most to ask again whether its key was committed: somebody sits before
 	// the screen and waits for it.
 	refusedMax = 4 * time.Second
+	// busyMax is how long it waits at most when somebody is there and hung up at once: a hub that takes in so many new
+	// connections of one address at a time, while all agents behind it come back.
+	busyMax = time.Second
 	// steady is how long a connection must have stood for the waits to begin anew.
 	steady = 30 * time.Second
 )
@@ -37,6 +45,9 @@ const (
 // Following is how Follow goes about it.
 type Following struct {
 	Hub Address
+	// KeyFile holds the agent's key; a key waiting in NextKeyFile beside it takes its place once the hub lets it in
+	// and the old one no longer. "" = there is never another one.
+	KeyFile string
 	// Tell is told when something changes between the agent and its hub; err says why it is not connected.
 	Tell func(n News, err error)
 }
@@ -45,13 +56,19 @@ type Following struct {
 func Follow(ctx context.Context, f Following, opts Options) error {
 	log := cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
 	tell, told := f.Tell, News(-1)
+	wait, present, turn := backoffMin, opts.Key, false
 	f.Tell = func(n News, err error) {
+		if n == Connected && opts.Key != present {
+			if err := os.Rename(NextKeyFile(f.KeyFile), f.KeyFile); err != nil {
+				log.Error("the agent's new key is in use and could not take the old one's place", "err", err)
+			}
+			present = opts.Key
+		}
 		if n != told && tell != nil {
 			tell(n, err)
 		}
 		told = n
 	}
-	wait := backoffMin
 	for {
 		began := time.Now()
 		news, err := once(ctx, f, opts)
@@ -63,12 +80,24 @@ func Follow(ctx context.Context, f Following, opts Options) error {
 			return broken.err
 		}
 		f.Tell(news, err)
+		if news == Refused && f.KeyFile != "" { // each in turn, until one is let in
+			if next, err := nextKey(f.KeyFile); err != nil {
+				log.Warn("the agent's next key is not used", "err", err)
+			} else if opts.Key = present; next != nil && !turn {
+				opts.Key, turn = next, true
+			} else {
+				turn = false
+			}
+		}
 		if time.Since(began) > steady {
 			wait = backoffMin
 		}
 		pause := wait/2 + rand.N(wait) // 1,000 agents do not come back in one second
-		if news == Refused {
+		switch {
+		case news == Refused:
 			pause = min(pause, refusedMax)
+		case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
+			pause = min(pause, busyMax)
 		}
 		log.Debug("not connected", "hub", f.Hub.String(), "err", err, "again", pause)
 		select {
@@ -78,6 +107,17 @@ func Follow(ctx context.Context, f Following, opts Options) error {
 		}
 		wait = min(2*wait, backoffMax)
 	}
+}
+
+// NextKeyFile is where an agent's next key waits to be committed.
+func NextKeyFile(keyFile string) string { return keyFile + ".next" }
+
+// nextKey is the key that waits, nil if none does.
+func nextKey(keyFile string) (nkeys.KeyPair, error) {
+	if _, err := os.Stat(NextKeyFile(keyFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return LoadKey(NextKeyFile(keyFile))
 }
 
 // A brokenError is one of this machine: trying again does not help.

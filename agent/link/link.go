@@ -40,7 +40,7 @@ type Options struct {
 	Changed  <-chan struct{} // a token whenever the host may have changed
 	// Figures reads how the machine stands; nil = nobody is told.
 	Figures func(context.Context) protocol.Figures
-	Log      *slog.Logger    // nil = discarded
+	Log     *slog.Logger // nil = discarded
 }
 
 // LoadKey reads the agent's private key from path, or makes one there (0600).

@@ -455,3 +455,56 @@ func TestFleetKeyChanges(t *testing.T) {
 		t.Errorf("Do = %v", err)
 	}
 }
+
+// TestAgentKeyChanges: the next key takes the old one's place when a commit says so, and the old one is out.
+func TestAgentKeyChanges(t *testing.T) {
+	hub := newHub(t, fleet.Options{Listen: "127.0.0.1:0"})
+	file := filepath.Join(t.TempDir(), "agent.key")
+	key, err := link.LoadKey(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, _ := key.PublicKey()
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	address, err := link.ParseAddress(hub.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	news := make(chan link.News, 64)
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() {
+		over <- link.Follow(ctx, link.Following{Hub: address, KeyFile: file, Tell: func(n link.News, _ error) { news <- n }},
+			link.Options{Handler: fleettest.NewAgent(), Key: key, FleetKey: hub.FleetKey()})
+	}()
+	r := &remote{news: news}
+	r.want(t, link.Connected)
+	next, err := link.LoadKey(link.NextKeyFile(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nextPublic, _ := next.PublicKey()
+	if err := hub.Enrol(map[string]string{"web1": nextPublic}); err != nil {
+		t.Fatal(err)
+	}
+	r.want(t, link.Refused)
+	r.want(t, link.Connected)
+	if _, err := hub.Do(t.Context(), deploy("op1"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if key, err = link.LoadKey(file); err != nil {
+		t.Fatal(err)
+	}
+	if p, _ := key.PublicKey(); p != nextPublic {
+		t.Errorf("the file holds %s", p)
+	}
+	if _, err := os.Stat(link.NextKeyFile(file)); err == nil {
+		t.Error("the next key still waits")
+	}
+	cancel()
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+}

@@ -56,7 +56,7 @@ varan key prints the fleet's public key on the daemon's machine.`,
 	f.StringVar(&c.Root, "root", cmp.Or(sh.env["VARAN_AGENT_ROOT"], settings.Defaults(sh.where()).Agent.Root), "key, ledger and stacks' files (VARAN_AGENT_ROOT)")
 	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
-	cmd.AddCommand(newAgentRevoke(sh))
+	cmd.AddCommand(newAgentRevoke(sh), newAgentRotate(sh))
 	return cmd
 }
 
@@ -102,7 +102,8 @@ func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Lo
 		return err
 	}
 	defer a.Close()
-	key, err := link.LoadKey(filepath.Join(root, agentKeyFile))
+	keyFile := filepath.Join(root, agentKeyFile)
+	key, err := link.LoadKey(keyFile)
 	if err != nil {
 		return err
 	}
@@ -129,7 +130,7 @@ func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Lo
 	g.Go(func() error { return h.keepSmall(linkCtx) })
 	g.Go(func() error {
 		defer stopAgent()
-		return link.Follow(linkCtx, link.Following{Hub: hub, Tell: func(n link.News, err error) { c.tell(log, public, n, err) }}, link.Options{
+		return link.Follow(linkCtx, link.Following{Hub: hub, KeyFile: keyFile, Tell: func(n link.News, err error) { c.tell(log, public, n, err) }}, link.Options{
 			Handler: h, Key: key, FleetKey: c.FleetKey, TermFile: filepath.Join(root, termFile), PinFile: filepath.Join(root, "fleet-key"), Name: c.name(),
 			Progress: progress.C, Changed: a.Changed(), Figures: a.Figures, Log: log,
 		})
