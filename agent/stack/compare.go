@@ -39,7 +39,7 @@ func (s *Stack) Compare(ctx context.Context, running map[string][]docker.Summary
 		if len(list) == 0 {
 			continue
 		}
-		hash, err := composelib.ServiceHash(s.project.Services[name])
+		hash, err := composelib.ServiceHash(joined(s.project.Services[name], running))
 		if err != nil {
 			return nil, err
 		}
@@ -54,6 +54,10 @@ func (s *Stack) Compare(ctx context.Context, running map[string][]docker.Summary
 		return out, nil
 	}
 	r := &recorder{APIClient: s.opts.API, made: map[string]*request{}}
+	s, err := s.beside(ctx, running)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.Create(ctx, r, look); err != nil {
 		return nil, fmt.Errorf("tell what %s would be: %w", s.op.Resource, err)
 	}
@@ -93,7 +97,11 @@ func (s *Stack) compare(ctx context.Context, r *recorder, name string, running [
 		if err != nil && !errdefs.IsNotFound(err) {
 			return plan.Comparison{}, fmt.Errorf("look at the image of container %s: %w", nameOf(have), err)
 		}
-		if changes := differ(wants[i], got, img, nameOf(have)); len(changes) > 0 {
+		mounts, err := s.borrow(ctx, wants[i])
+		if err != nil {
+			return plan.Comparison{}, err
+		}
+		if changes := differ(wants[i], mounts, got, img, nameOf(have)); len(changes) > 0 {
 			for i := range changes {
 				changes[i].Path = prefix + changes[i].Path
 				changes[i].Secret = changes[i].Secret || s.holdsSecret(changes[i].New)
@@ -122,8 +130,8 @@ func nameOf(c docker.Summary) string {
 	return strings.TrimPrefix(c.Names[0], "/")
 }
 
-// differ lists what a container has other than is wanted of it. What its image gives is not its own.
-func differ(want *request, got docker.InspectResponse, img image.InspectResponse, name string) (out []plan.Change) {
+// differ lists what a container has other than is wanted of it, mounts being those it is to have. What its image gives is not its own.
+func differ(want *request, mounts map[string]string, got docker.InspectResponse, img image.InspectResponse, name string) (out []plan.Change) {
 	add := func(p string, old, new any) { out = append(out, plan.Change{Path: p, Old: old, New: new}) }
 	base := &docker.Config{}
 	var imageEnv, imageCmd, imageEntry []string
@@ -190,7 +198,7 @@ func differ(want *request, got docker.InspectResponse, img image.InspectResponse
 	if w, h := ports(want.host.PortBindings), ports(got.HostConfig.PortBindings); !slices.Equal(w, h) {
 		add("ports", strings.Join(h, ", "), strings.Join(w, ", "))
 	}
-	if w, h := mountsWanted(want), mountsOf(got); !maps.Equal(w, h) {
+	if w, h := mounts, mountsOf(got); !maps.Equal(w, h) {
 		for _, k := range keys(w, h) {
 			if w[k] != h[k] {
 				var old, new any
