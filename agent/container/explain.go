@@ -32,6 +32,7 @@ var (
 	noImage     = regexp.MustCompile(`(?i)no such image: (\S+)`)
 	noNetwork   = regexp.MustCompile(`network (\S+) not found`)
 	noProgram   = regexp.MustCompile(`exec: \\?"([^"\\]+)\\?": (executable file not found in \$PATH|stat [^:]+: no such file or directory|permission denied|is a directory)`)
+	notRunning  = regexp.MustCompile(`cannot join network of a non running container|[Cc]ontainer [0-9a-f]{64} is (?:not running|restarting)`)
 	notADir     = regexp.MustCompile(`error mounting "([^"]+)" to rootfs at "([^"]+)".*not a directory`)
 )
 
@@ -92,6 +93,9 @@ func (e *Engine) explained(ctx context.Context, err error, service, what string,
 		f.Hint = "Docker makes an empty folder where a bind source is missing: remove it and put the file there"
 	case noNetwork.MatchString(text) && errdefs.IsNotFound(err):
 		f.Message, f.Hint = fmt.Sprintf("network %q does not exist", noNetwork.FindStringSubmatch(text)[1]), "declare it, or make it first (docker network create)"
+	case notRunning.MatchString(text):
+		f.Message, f.Hint = what+": the container whose network or namespace it shares does not run", "look at that one's log"
+		f.joins = true
 	default:
 		f.Message = what + ": " + text
 	}

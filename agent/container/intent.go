@@ -75,6 +75,8 @@ type Failure struct {
 	Gate bool `json:"gate,omitempty"`
 	// Refused: agent.toml does not allow it.
 	Refused bool `json:"refused,omitempty"`
+
+	joins bool // what it shares the network or a namespace of does not run
 }
 
 func (f *Failure) Error() string { return f.Message }

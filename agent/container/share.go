@@ -1,6 +1,8 @@
 package container
 
 import (
+	"context"
+	"errors"
 	"strings"
 
 	"github.com/docker/docker/api/types/container"
@@ -44,4 +46,27 @@ func (r *run) idOf(name string) string {
 		}
 	}
 	return r.byName[name].ID
+}
+
+// blame says why a service could not be started: where whom it shares with does not run, the cause is that one's.
+func blame(ctx context.Context, s *Service, acting map[string]*progress, err error) error {
+	var f *Failure
+	if !errors.As(err, &f) || !f.joins {
+		return err
+	}
+	for _, n := range s.Needs {
+		p := acting[n.Service]
+		if p == nil {
+			continue
+		}
+		select {
+		case <-p.passed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if p.err != nil {
+			return p.err
+		}
+	}
+	return err
 }

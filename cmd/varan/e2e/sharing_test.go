@@ -214,6 +214,8 @@ func TestSharingRollback(t *testing.T) {
 	w.replace("tunnel/compose.yaml", "    container_name: ID-vpn-1", "    container_name: ID-vpn-1\n    entrypoint: /bin/false")
 	if r := w.varan("apply", "--yes", w.repo); r.exit != 1 {
 		t.Errorf("varan apply: exit %d, want 1\n%s%s", r.exit, r.stdout, r.stderr)
+	} else if want := `container "` + w.id + `-vpn-1" ended with exit code 1`; !strings.Contains(r.stdout+r.stderr, want) {
+		t.Errorf("the cause, %s, is not told:\n%s%s", want, r.stdout, r.stderr)
 	}
 	for name, c := range w.containers(true) {
 		if before[name].ID != c.ID {
