@@ -1,0 +1,202 @@
+package pulls
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/sync"
+	"github.com/varanhq/varan/sync/forge"
+	"github.com/varanhq/varan/sync/report"
+)
+
+// comments takes commands out of new comments.
+func (r *repository) comments(ctx context.Context) error {
+	r.mu.Lock()
+	since := r.ledger.Since
+	r.mu.Unlock()
+	list, err := r.forge().NewComments(ctx, r.repo, since)
+	if err != nil {
+		return err
+	}
+	newest := since
+	for i := range list {
+		c := &list[i]
+		if err := r.command(ctx, c); err != nil {
+			return err
+		}
+		if c.Updated.After(newest) {
+			newest = c.Updated
+		}
+	}
+	if newest.Equal(since) {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ledger.Since = newest
+	return r.saveLedger()
+}
+
+// The commands.
+const (
+	planCommand  = "/varan plan"
+	applyCommand = "/varan apply"
+)
+
+// commandOf is the command a comment gives: its whole first line.
+func commandOf(body string) string {
+	line, _, _ := strings.Cut(body, "\n")
+	switch line = strings.TrimRight(line, " \t\r"); line {
+	case planCommand, applyCommand:
+		return line
+	}
+	return ""
+}
+
+// command obeys a comment, once. What was delivered is no order: the comment, its author and what the author may do
+// are asked back from the forge.
+func (r *repository) command(ctx context.Context, told *forge.Comment) error {
+	what := commandOf(told.Body)
+	if what == "" || told.Edited || told.Author.Bot {
+		return nil
+	}
+	r.mu.Lock()
+	used := slices.Contains(r.ledger.Used, told.ID)
+	r.mu.Unlock()
+	if used {
+		return nil
+	}
+	me, err := r.forge().Me(ctx)
+	if err != nil {
+		return err
+	}
+	if me.Is(told.Author.Login) {
+		return nil
+	}
+	c, err := r.forge().Comment(ctx, r.repo, told.Number, told.ID)
+	switch {
+	case errors.Is(err, forge.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case c.Edited || commandOf(c.Body) != what || c.Number != told.Number || !c.Author.Is(told.Author.Login) || c.Author.Bot || me.Is(c.Author.Login):
+		return nil
+	}
+	pr, err := r.forge().PullRequest(ctx, r.repo, c.Number)
+	switch {
+	case errors.Is(err, forge.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case r.w.Branch != "" && pr.Base.Branch != r.w.Branch:
+		return nil
+	}
+	may, err := r.forge().Permission(ctx, r.repo, c.Author.Login)
+	if err != nil && !errors.Is(err, forge.ErrNotFound) {
+		return err
+	}
+	// From here on the comment is spent, whatever comes of it.
+	r.mu.Lock()
+	r.ledger.Used = append(r.ledger.Used, c.ID)
+	err = r.saveLedger()
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	r.log.InfoContext(ctx, "command in a comment", "number", pr.Number, "command", what, "actor", c.Author.Login, "permission", may.String())
+	if what == planCommand {
+		return r.replan(ctx, &pr, c.Author.Login, may)
+	}
+	return r.approve(ctx, &pr, c.Author.Login, may)
+}
+
+// replan has a pull request planned again; of a fork it is the word of somebody who may write that this head is fit.
+func (r *repository) replan(_ context.Context, pr *forge.PullRequest, actor string, may forge.Permission) error {
+	rec := r.record(pr.Number)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if may < forge.Write {
+		return nil // whoever may only read may ask in words
+	}
+	rec.force, rec.Allowed = true, pr.Head.SHA
+	return r.save(rec)
+}
+
+// approve answers the plan that our comment on a merged pull request shows.
+func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor string, may forge.Permission) error {
+	rec := r.record(pr.Number)
+	rules := r.d.rules()
+	r.mu.Lock()
+	asks := rec.Asks
+	r.mu.Unlock()
+	pending, commit := r.d.daemon.Pending()
+	answer := ""
+	switch {
+	case !r.w.Config:
+		answer = "/varan apply is for the config repository: what an app's repository changes is applied by its branch"
+	case may < forge.Write || len(rules.Approvers) > 0 && !slices.ContainsFunc(rules.Approvers, func(a string) bool { return strings.EqualFold(a, actor) }):
+		answer = actor + " may not approve here"
+	case pr.State != forge.Merged:
+		answer = "/varan apply approves a plan after the merge; before it there is nothing to apply"
+	case asks == "" || pending == "":
+		answer = "no plan waits for an approval"
+	case asks != pending:
+		answer = "the plan that waits is another one than this comment shows: " + plan.Short(pending)
+	}
+	if answer == "" {
+		mine, err := r.forge().OwnComment(ctx, r.repo, pr.Number, report.Marker(rules.Fleet))
+		switch {
+		case err != nil && !errors.Is(err, forge.ErrNotFound):
+			return err
+		case err != nil || !strings.Contains(mine.Body, plan.Short(asks)):
+			answer = "the comment does not show the plan that waits yet: approve again when it does"
+		}
+	}
+	if answer != "" {
+		return r.answer(ctx, rec, pr, answer)
+	}
+	actor = r.domain + ":" + actor
+	go func() { // it lasts as long as the run; its outcome is told as every run's
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 6*time.Hour)
+		defer cancel()
+		if err := r.d.daemon.Approve(ctx, asks, actor); err != nil {
+			r.log.WarnContext(ctx, "approved, and not applied as it was shown", "number", pr.Number, "commit", commit, "actor", actor, "err", err)
+			if errors.Is(err, sync.ErrChanged) {
+				if err := r.answer(ctx, rec, pr, "the plan made now differs from the approved one, so nothing was applied"); err != nil {
+					r.log.WarnContext(ctx, "answer not given", "err", err)
+				}
+			}
+		}
+	}()
+	return nil
+}
+
+// answer shows a word in our comment: an open pull request is planned again with it, a merged one's gets it at its end.
+func (r *repository) answer(ctx context.Context, rec *record, pr *forge.PullRequest, text string) error {
+	r.log.InfoContext(ctx, "command not obeyed", "number", pr.Number, "why", text)
+	if pr.State == forge.Open {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		rec.Notes = append(rec.Notes, text)
+		rec.Notes = rec.Notes[max(0, len(rec.Notes)-3):]
+		rec.force = true
+		return r.save(rec)
+	}
+	marker := report.Marker(r.d.rules().Fleet)
+	mine, err := r.forge().OwnComment(ctx, r.repo, pr.Number, marker)
+	if errors.Is(err, forge.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	quote := "\n\n> [!NOTE]\n> " + report.Markdown(text) + "\n"
+	if strings.Contains(mine.Body, quote) || len(mine.Body)+len(quote) > forge.MaxComment-4096 {
+		return nil
+	}
+	return r.d.out.put(&letter{Domain: r.domain, Repo: r.repo, Number: pr.Number, Marker: marker, Body: strings.TrimRight(mine.Body, "\n") + quote, Edit: true})
+}

@@ -1,0 +1,261 @@
+package pulls
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	gosync "sync"
+	"time"
+
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
+	"github.com/varanhq/varan/sync"
+	"github.com/varanhq/varan/sync/forge"
+	"github.com/varanhq/varan/sync/report"
+)
+
+// A kept report is a sync.Report on disk.
+type kept struct {
+	Stage       sync.Stage         `json:"stage"`
+	Sync        string             `json:"sync"`
+	Commit      string             `json:"commit"`
+	Run         string             `json:"run,omitempty"`
+	Trigger     string             `json:"trigger,omitempty"`
+	Plan        *plan.Plan         `json:"plan,omitempty"`
+	Result      *apply.Result      `json:"result,omitempty"`
+	Diagnostics schema.Diagnostics `json:"diagnostics,omitempty"`
+	Why         string             `json:"why,omitempty"`
+	At          time.Time          `json:"at"`
+}
+
+const maxReports = 500
+
+// An inbox keeps reports until they are delivered, in order.
+type inbox struct {
+	dir string
+	log *slog.Logger
+
+	mu    gosync.Mutex // guards below
+	names []string     // sorted
+	seq   uint64
+	wake  chan struct{}
+}
+
+func openInbox(dir string, log *slog.Logger) (*inbox, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open the reports' folder: %w", err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the reports' folder: %w", err)
+	}
+	b := &inbox{dir: dir, log: log, wake: make(chan struct{}, 1)}
+	for _, f := range files {
+		var n uint64
+		if _, err := fmt.Sscanf(f.Name(), "%016x.json", &n); err == nil && strings.HasSuffix(f.Name(), ".json") {
+			b.names = append(b.names, f.Name())
+			b.seq = max(b.seq, n)
+		}
+	}
+	slices.Sort(b.names)
+	return b, nil
+}
+
+func (b *inbox) put(k *kept) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seq++
+	name := fmt.Sprintf("%016x.json", b.seq)
+	if err := store(filepath.Join(b.dir, name), k); err != nil {
+		return err
+	}
+	b.names = append(b.names, name)
+	for len(b.names) > maxReports {
+		b.log.Warn("a report waited too long for its forge and is dropped", "file", b.names[0])
+		b.drop(b.names[0])
+	}
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// drop forgets a report. The caller holds mu.
+func (b *inbox) drop(name string) {
+	if err := os.Remove(filepath.Join(b.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		b.log.Warn("a delivered report is not taken away", "err", err)
+	}
+	b.names = slices.DeleteFunc(b.names, func(n string) bool { return n == name })
+}
+
+func (b *inbox) first() (string, *kept) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.names) > 0 {
+		name := b.names[0]
+		k := &kept{}
+		err := load(filepath.Join(b.dir, name), k)
+		if err == nil {
+			return name, k
+		}
+		b.log.Warn("a kept report is not understood and dropped", "file", name, "err", err)
+		b.drop(name)
+	}
+	return "", nil
+}
+
+// Report implements sync.Reporter: what is worth telling a forge is kept before it returns.
+func (d *Desk) Report(ctx context.Context, r sync.Report) {
+	if len(d.domains()) == 0 || r.Commit == "" || r.Stage == sync.StageUnreachable {
+		return
+	}
+	if r.Stage == sync.StageApplied && r.Trigger == "drift" && (r.Result == nil || r.Result.OK()) {
+		return // put right as declared: the commit's word stands
+	}
+	k := &kept{Stage: r.Stage, Sync: r.Sync, Commit: r.Commit, Run: r.Run, Trigger: r.Trigger, Plan: r.Plan, Result: r.Result,
+		Diagnostics: r.Diagnostics, Why: r.Why, At: time.Now().UTC()}
+	if r.Result != nil && len(r.Result.Steps) > 0 && !d.printing() { // what containers print stays here
+		quiet := *r.Result
+		quiet.Steps = slices.Clone(quiet.Steps)
+		for i := range quiet.Steps {
+			quiet.Steps[i].Tail = ""
+		}
+		k.Result = &quiet
+	}
+	if err := d.inbox.put(k); err != nil {
+		d.log.ErrorContext(ctx, "the forge will not be told about a commit", "commit", r.Commit, "stage", r.Stage, "err", err)
+	}
+}
+
+func (d *Desk) printing() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range d.forges {
+		if f.ReportOutput {
+			return true
+		}
+	}
+	return false
+}
+
+// deliver turns reports into letters, one after another.
+func (d *Desk) deliver(ctx context.Context) error {
+	fails := 0
+	for {
+		name, k := d.inbox.first()
+		if k == nil {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-d.inbox.wake:
+			}
+			continue
+		}
+		letters, err := d.letters(ctx, k)
+		if err == nil {
+			err = d.out.put(letters...)
+		}
+		if err == nil {
+			fails = 0
+			d.mu.Lock()
+			d.last = k
+			d.mu.Unlock()
+			d.inbox.mu.Lock()
+			d.inbox.drop(name)
+			d.inbox.mu.Unlock()
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		fails++
+		wait := d.out.wait(err, fails)
+		if !errors.Is(err, errLater) {
+			d.log.WarnContext(ctx, "a commit's outcome is not told yet", "commit", k.Commit, "again_in", wait.Round(time.Millisecond), "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// errLater: what is needed is not known yet.
+var errLater = errors.New("not known yet")
+
+// letters are what is to be said about a commit: a status, and the comment of the pull requests it came by.
+func (d *Desk) letters(ctx context.Context, k *kept) ([]*letter, error) {
+	r := d.config()
+	if r == nil {
+		if basis, _ := d.daemon.Basis(); basis == "" && time.Since(k.At) < time.Minute {
+			return nil, errLater
+		}
+		return nil, nil
+	}
+	status := forge.Status{Context: report.ApplyContext, Branch: r.w.Branch, URL: d.page(k.Run)}
+	switch k.Stage {
+	case sync.StageBroken:
+		status.State, status.Description = forge.Failure, report.BrokenStatus(k.Diagnostics)
+	case sync.StageWaiting:
+		status.State, status.Description = forge.Pending, report.Status("Waits: "+k.Why)
+	case sync.StagePlanned:
+		status.State, status.Description = forge.Pending, report.ApplyStatus(&apply.Result{Status: apply.StatusAsks, Asks: k.Plan.Asks})
+	case sync.StageApplying:
+		status.State, status.Description = forge.Pending, report.ApplyStatus(&apply.Result{Status: apply.StatusRunning})
+	case sync.StageApplied:
+		status.State, status.Description = outcome(k.Result), report.ApplyStatus(k.Result)
+	default:
+		return nil, nil
+	}
+	status.Description = clip(status.Description, forge.MaxDescription)
+	out := r.settle(k.Commit, status)
+	main := out[len(out)-1].Status
+	if k.Stage == sync.StageWaiting || k.Stage == sync.StageApplying {
+		return out, nil // the comment follows with the outcome
+	}
+	prs, err := r.mergedAs(ctx, k.Commit, k.At)
+	if err != nil {
+		return nil, err
+	}
+	for _, pr := range prs {
+		l, err := r.afterMerge(ctx, k, pr)
+		if err != nil {
+			return nil, err
+		}
+		if l != nil {
+			if status.URL == "" {
+				main.URL = cmp.Or(main.URL, l.url)
+			}
+			out = append(out, &l.letter)
+		}
+	}
+	return out, nil
+}
+
+func outcome(res *apply.Result) forge.StatusState {
+	switch {
+	case res == nil || res.OK():
+		return forge.Success
+	case res.Status == apply.StatusFailed:
+		return forge.Failure
+	case res.Status == apply.StatusAsks, res.Status == apply.StatusRunning:
+		return forge.Pending
+	}
+	return forge.Error // superseded, cancelled, interrupted
+}
+
+func clip(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}

@@ -1,0 +1,780 @@
+package pulls
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	gosync "sync"
+	"time"
+
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
+	"github.com/varanhq/varan/sync"
+	"github.com/varanhq/varan/sync/forge"
+	"github.com/varanhq/varan/sync/gitrepo"
+	"github.com/varanhq/varan/sync/report"
+	"github.com/varanhq/varan/sync/sandbox"
+)
+
+// A record is what is kept of one pull request.
+type record struct {
+	Number int        `json:"number"`
+	At     time.Time  `json:"at"`               // of the last preview
+	Head   string     `json:"head,omitempty"`   // previewed
+	Basis  string     `json:"basis,omitempty"`  // that it was previewed against
+	Base   string     `json:"base,omitempty"`   // commit of the config repository in it
+	Digest string     `json:"digest,omitempty"` // of the plan shown
+	Plan   *plan.Plan `json:"plan,omitempty"`
+	Risks  []string   `json:"risks,omitempty"`
+	Failed string     `json:"failed,omitempty"` // why it could not be previewed
+
+	State       forge.State `json:"state"`
+	MergeCommit string      `json:"merge_commit,omitempty"`
+	Told        bool        `json:"told,omitempty"` // the outcome of its merge was told
+	Closed      time.Time   `json:"closed,omitzero"`
+	Asks        string      `json:"asks,omitempty"`    // digest that the comment asks to approve
+	Allowed     string      `json:"allowed,omitempty"` // a head of a fork that somebody who may write asked to plan
+	Commented   bool        `json:"commented,omitempty"`
+	URL         string      `json:"url,omitempty"`   // of the comment
+	Notes       []string    `json:"notes,omitempty"` // answers to commands, shown in the comment
+
+	force bool // asked for by a command
+	lag   int  // looks in a row at which the forge's refs were behind
+	tries int  // previews in a row that failed for reasons that pass
+}
+
+// kept of a repository beside its records.
+type ledger struct {
+	Since   time.Time         `json:"since"`             // comments changed before it were seen
+	Used    []int64           `json:"used"`              // ids of comments that were taken as commands
+	Groups  map[string]string `json:"groups,omitempty"`  // merge-queue branches with the commit previewed and the basis
+	Pending []string          `json:"pending,omitempty"` // commits whose apply status is pending
+}
+
+const (
+	maxUsed     = 2000
+	keepClosed  = 14 * 24 * time.Hour
+	maxOpen     = 500 // pull requests previewed in one repository
+	maxLag      = 5
+	maxTries    = 3
+	retryFailed = 10 * time.Minute // what could not be previewed is tried again
+	queuePrefix = "gh-readonly-queue/"
+)
+
+// A repository is one watched repository. Its loop alone looks and previews, so that one preview runs at a time.
+type repository struct {
+	d      *Desk
+	w      sync.Watched
+	domain string
+	repo   forge.Repo
+	dir    string
+	log    *slog.Logger
+
+	wake   chan struct{}
+	unused bool // guarded by the desk's mu
+
+	askMu gosync.Mutex // guards asked
+	asked []wish
+
+	mu      gosync.Mutex // guards below
+	records map[int]*record
+	ledger  ledger
+	private int // 0 = not known, 1 = yes, -1 = no
+}
+
+// A wish is a look somebody waits for.
+type wish struct {
+	number int // of a pull request, 0 = all
+	done   func(error)
+}
+
+func openRepository(d *Desk, w sync.Watched, f Forge, repo forge.Repo, dir string) (*repository, error) {
+	r := &repository{d: d, w: w, domain: strings.ToLower(f.Domain()), repo: repo, dir: dir, log: d.log.With("repo", w.Address.String()), wake: make(chan struct{}, 1), records: make(map[int]*record)}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		n, err := strconv.Atoi(strings.TrimSuffix(file.Name(), ".json"))
+		if err != nil || !strings.HasSuffix(file.Name(), ".json") {
+			continue
+		}
+		rec := &record{}
+		if err := load(filepath.Join(dir, file.Name()), rec); err != nil || rec.Number != n {
+			r.log.Warn("what was kept of a pull request is not understood", "number", n, "err", err)
+			continue
+		}
+		r.records[n] = rec
+	}
+	switch err := load(filepath.Join(dir, "ledger.json"), &r.ledger); {
+	case errors.Is(err, fs.ErrNotExist):
+		r.ledger.Since = time.Now().UTC().Truncate(time.Second)
+		if err := store(filepath.Join(dir, "ledger.json"), &r.ledger); err != nil {
+			return nil, err
+		}
+	case err != nil: // commands of before are not taken again
+		r.ledger = ledger{Since: time.Now().UTC().Truncate(time.Second)}
+	}
+	return r, nil
+}
+
+// save keeps a record. The caller holds mu.
+func (r *repository) save(rec *record) error {
+	return store(filepath.Join(r.dir, strconv.Itoa(rec.Number)+".json"), rec)
+}
+
+func (r *repository) saveLedger() error {
+	if n := len(r.ledger.Used) - maxUsed; n > 0 {
+		r.ledger.Used = slices.Delete(r.ledger.Used, 0, n)
+	}
+	return store(filepath.Join(r.dir, "ledger.json"), &r.ledger)
+}
+
+// forge is the client with its newest credential.
+func (r *repository) forge() Forge {
+	f, _ := r.d.forgeAt(r.domain)
+	return f
+}
+
+func (r *repository) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *repository) ask(number int, done func(error)) {
+	r.askMu.Lock()
+	r.asked = append(r.asked, wish{number, done})
+	r.askMu.Unlock()
+	r.nudge()
+}
+
+func (r *repository) isUnused() bool {
+	r.d.mu.Lock()
+	defer r.d.mu.Unlock()
+	return r.unused
+}
+
+// run looks when it is asked to, when the base or the fleet changed, and every poll period.
+func (r *repository) run(ctx context.Context) error {
+	poll := time.NewTimer(0)
+	defer poll.Stop()
+	fails := 0
+	for {
+		full := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+			full = true
+		case <-r.wake:
+		}
+		r.askMu.Lock()
+		asked := r.asked
+		r.asked = nil
+		r.askMu.Unlock()
+		var err error
+		again := time.Duration(0)
+		if !r.isUnused() {
+			again, err = r.look(ctx, full || len(asked) > 0 || fails > 0)
+		}
+		for _, w := range asked {
+			w.done(err)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		next := r.d.rules().Poll
+		if err != nil {
+			fails++
+			next = min(max(next, r.d.out.wait(err, fails)), 15*time.Minute)
+			r.d.out.complain(r.domain, err.Error())
+			r.log.WarnContext(ctx, "pull requests not looked at", "again_in", next.Round(time.Millisecond), "err", err)
+		} else {
+			fails = 0
+		}
+		if again > 0 {
+			next = min(next, again)
+		}
+		poll.Reset(next)
+	}
+}
+
+// look asks the forge for open pull requests and new comments, unless all is false, and previews what changed. again
+// is when something that lags is worth another look.
+func (r *repository) look(ctx context.Context, all bool) (again time.Duration, err error) {
+	prs, err := r.forge().PullRequests(ctx, r.repo) // conditional: nothing new costs next to nothing
+	if err != nil {
+		return 0, err
+	}
+	if all {
+		if err := r.comments(ctx); err != nil {
+			return 0, err
+		}
+	}
+	open := make(map[int]bool, len(prs))
+	for i := range prs {
+		open[prs[i].Number] = true
+	}
+	if err := r.gone(ctx, open); err != nil {
+		return 0, err
+	}
+	var errs []error
+	for i := range prs {
+		pr := &prs[i]
+		if r.w.Branch != "" && pr.Base.Branch != r.w.Branch || len(r.records) > maxOpen+1000 {
+			continue
+		}
+		soon, err := r.consider(ctx, pr)
+		if err != nil {
+			if ctx.Err() != nil {
+				return 0, err
+			}
+			errs = append(errs, fmt.Errorf("pull request %d: %w", pr.Number, err))
+		}
+		if soon > 0 && (again == 0 || soon < again) {
+			again = soon
+		}
+	}
+	if r.forge().Capabilities().MergeQueue && r.w.Config && all {
+		errs = append(errs, r.groups(ctx))
+	}
+	return again, errors.Join(errs...)
+}
+
+// gone takes in what became of pull requests that are no longer open.
+func (r *repository) gone(ctx context.Context, open map[int]bool) error {
+	r.mu.Lock()
+	var left []int
+	for n, rec := range r.records {
+		switch {
+		case open[n] || rec.State == forge.Merged || rec.State == forge.Closed:
+			if !rec.Closed.IsZero() && time.Since(rec.Closed) > keepClosed && !open[n] {
+				delete(r.records, n)
+				if err := os.Remove(filepath.Join(r.dir, strconv.Itoa(n)+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					r.log.WarnContext(ctx, "what was kept of an old pull request is not taken away", "err", err)
+				}
+			}
+		default:
+			left = append(left, n)
+		}
+	}
+	r.mu.Unlock()
+	for _, n := range left {
+		if err := r.refresh(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refresh asks how a pull request stands.
+func (r *repository) refresh(ctx context.Context, n int) error {
+	pr, err := r.forge().PullRequest(ctx, r.repo, n)
+	if err != nil && !errors.Is(err, forge.ErrNotFound) {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.records[n]
+	if rec == nil {
+		return nil
+	}
+	if err != nil {
+		pr.State = forge.Closed
+	}
+	if pr.State == rec.State {
+		return nil
+	}
+	rec.State, rec.MergeCommit = pr.State, pr.MergeCommit
+	if pr.State != forge.Open {
+		rec.Closed = time.Now().UTC()
+	}
+	if pr.State == forge.Merged && !rec.Told {
+		r.d.retell(pr.MergeCommit)
+	}
+	return r.save(rec)
+}
+
+// record is what is kept of a pull request, made if need be.
+func (r *repository) record(n int) *record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.records[n]
+	if rec == nil {
+		rec = &record{Number: n, State: forge.Open}
+		r.records[n] = rec
+	}
+	return rec
+}
+
+// consider previews a pull request if its head, its base or the fleet changed.
+func (r *repository) consider(ctx context.Context, pr *forge.PullRequest) (again time.Duration, err error) {
+	basis, base := r.d.daemon.Basis()
+	r.record(pr.Number)
+	var rec record
+	r.change(pr.Number, func(k *record) {
+		if k.State != forge.Open { // reopened
+			k.State, k.MergeCommit, k.Closed, k.Head, k.Told = forge.Open, "", time.Time{}, "", false
+		}
+		rec = *k
+	})
+	if basis == "" {
+		return r.d.timing.Again, nil
+	}
+	same := rec.Head == pr.Head.SHA && !rec.force
+	if same && rec.Basis == basis && (rec.Failed == "" || time.Since(rec.At) < retryFailed) {
+		return 0, nil
+	}
+	if wait := r.d.timing.Replan - time.Since(rec.At); same && rec.Base == base && wait > 0 && rec.Failed == "" {
+		return wait, nil // only the fleet changed: not too often
+	}
+	if why, err := r.refused(ctx, pr, &rec); err != nil || why != "" {
+		if err != nil {
+			return 0, err
+		}
+		return 0, r.say(pr, basis, base, nil, why)
+	}
+	p, again, err := r.preview(ctx, pr, rec.lag)
+	switch {
+	case err == nil && p == nil:
+		r.change(pr.Number, func(k *record) { k.lag++ })
+		return again, nil
+	case err == nil:
+		return 0, r.say(pr, basis, base, p, "")
+	case errors.Is(err, sandbox.ErrKilled), errors.Is(err, gitrepo.ErrTooBig), errors.Is(err, gitrepo.ErrNotFound):
+	default:
+		tries := 0
+		r.change(pr.Number, func(k *record) { k.tries++; tries = k.tries })
+		if tries < maxTries || ctx.Err() != nil {
+			return 0, err
+		}
+	}
+	r.log.WarnContext(ctx, "pull request not previewed", "number", pr.Number, "err", err)
+	return 0, r.say(pr, basis, base, nil, err.Error())
+}
+
+// change changes a record that is there, in memory.
+func (r *repository) change(n int, fn func(*record)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rec := r.records[n]; rec != nil {
+		fn(rec)
+	}
+}
+
+// refused says why a fork's pull request is not planned.
+func (r *repository) refused(ctx context.Context, pr *forge.PullRequest, rec *record) (string, error) {
+	if !pr.Fork || rec.Allowed == pr.Head.SHA {
+		return "", nil
+	}
+	switch r.d.rules().PreviewForks {
+	case "all":
+		return "", nil
+	case "off":
+		return `it comes from a fork, and preview_forks is "off"`, nil
+	}
+	may, err := r.forge().Permission(ctx, r.repo, pr.Author.Login)
+	if err != nil && !errors.Is(err, forge.ErrNotFound) {
+		return "", err
+	}
+	if may >= forge.Write {
+		return "", nil
+	}
+	return "it comes from a fork of somebody who may not write here. Who may can look at it and comment /varan plan", nil
+}
+
+// preview plans it: the forge's merge where there is one, else what it changed over the base branch. A nil Preview
+// without an error means that the forge lags and it is worth looking again.
+func (r *repository) preview(ctx context.Context, pr *forge.PullRequest, lagged int) (*sync.Preview, time.Duration, error) {
+	names := []string{pr.HeadRef, pr.Base.Branch}
+	if pr.MergeRef != "" {
+		names = append(names, pr.MergeRef)
+	}
+	refs, err := r.d.daemon.Refs(ctx, r.w.Address, names...)
+	if err != nil {
+		return nil, 0, err
+	}
+	lag := func() (*sync.Preview, time.Duration, error) { return nil, r.d.timing.Again, nil }
+	if refs[pr.HeadRef] != pr.Head.SHA {
+		if lagged < 10*maxLag { // the forge's API and its Git tell different heads
+			return lag()
+		}
+		return nil, 0, fmt.Errorf("the forge says that its head is %s, and Git %s", plan.Short(pr.Head.SHA), plan.Short(refs[pr.HeadRef]))
+	}
+	if merge := refs[pr.MergeRef]; pr.MergeRef != "" && merge != "" {
+		sub := sync.Subject{Ref: pr.MergeRef, Commit: merge, Merges: []string{refs[pr.Base.Branch], pr.Head.SHA}}
+		p, err := r.d.daemon.Preview(ctx, r.w, sub)
+		switch {
+		case err == nil:
+			return p, 0, nil
+		case errors.Is(err, gitrepo.ErrMoved), errors.Is(err, sync.ErrNotRead), errors.Is(err, sync.ErrStale) && lagged < maxLag:
+			return lag()
+		case !errors.Is(err, sync.ErrStale):
+			return nil, 0, err
+		}
+	}
+	changes, err := r.forge().ChangedFiles(ctx, r.repo, pr.Number)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !changes.Complete {
+		return nil, 0, fmt.Errorf("it changes more files than the forge lists: %w", gitrepo.ErrTooBig)
+	}
+	sub := sync.Subject{Ref: pr.HeadRef, Commit: pr.Head.SHA, Over: []string{}}
+	for _, f := range changes.Files {
+		sub.Over = append(sub.Over, f.Path)
+		if f.Previous != "" {
+			sub.Over = append(sub.Over, f.Previous)
+		}
+	}
+	p, err := r.d.daemon.Preview(ctx, r.w, sub)
+	if errors.Is(err, gitrepo.ErrMoved) || errors.Is(err, sync.ErrNotRead) {
+		return lag()
+	}
+	return p, 0, err
+}
+
+// say puts the outcome of a preview into the outbox and keeps it.
+func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Preview, why string) error {
+	rec := r.record(pr.Number)
+	r.mu.Lock()
+	notes, url := rec.Notes, rec.URL
+	if rec.Head != pr.Head.SHA {
+		notes = nil
+	}
+	commented := rec.Commented
+	r.mu.Unlock()
+	about := r.d.about(r, pr.Head.SHA)
+	about.Base = base
+	about.Warnings = noted(notes)
+	status := forge.Status{Context: report.PlanContext, URL: url, Branch: pr.Head.Branch}
+	var body string
+	var check *forge.CheckRun
+	var shown *plan.Plan
+	quiet := false
+	switch {
+	case p == nil:
+		status.State, status.Description = forge.Failure, report.Status("Not previewed: "+why)
+		body = report.NotPreviewed(why, about)
+	default:
+		shown = p.Plan
+		about.Took = p.Took
+		about.Source = func(file string) []byte { return p.Files[file] }
+		status.State, status.Description = forge.Success, report.PlanStatus(p.Plan)
+		if p.Broken || p.Plan.HasErrors() {
+			status.State = forge.Failure
+		}
+		if p.Broken {
+			status.Description = report.BrokenStatus(p.Plan.Diagnostics)
+			body = report.Broken(p.Plan.Diagnostics, about)
+		} else {
+			body = report.Preview(p.Plan, about)
+		}
+		quiet = status.State == forge.Success && !p.Plan.Changes() && len(sync.Risks(p.Plan)) == 0 && len(notes) == 0
+		if r.forge().Capabilities().Checks {
+			check = annotations(p.Plan.Diagnostics, pr.Head.SHA)
+		}
+	}
+	status.Description = clip(status.Description, forge.MaxDescription)
+	domain := r.domain
+	at := pr.StatusRepo
+	if at.IsZero() {
+		at = r.repo
+	}
+	letters := []*letter{{Domain: domain, Repo: at, SHA: pr.Head.SHA, Status: &status}}
+	if r.w.Config { // so that it can be a required check too
+		waits := forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge", Branch: pr.Head.Branch}
+		letters = append(letters, &letter{Domain: domain, Repo: at, SHA: pr.Head.SHA, Status: &waits})
+	}
+	if !quiet || commented {
+		letters = append(letters, &letter{Domain: domain, Repo: r.repo, Number: pr.Number, Marker: report.Marker(about.Fleet), Body: body})
+	}
+	if check != nil {
+		letters = append(letters, &letter{Domain: domain, Repo: at, SHA: pr.Head.SHA, Check: check})
+	}
+	if err := r.d.out.put(letters...); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec.At, rec.Head, rec.Basis, rec.Base, rec.Failed = time.Now().UTC(), pr.Head.SHA, basis, base, why
+	rec.Plan, rec.Digest, rec.Risks, rec.Notes = nil, "", nil, notes
+	rec.force, rec.lag, rec.tries = false, 0, 0
+	rec.Commented = rec.Commented || !quiet
+	if shown != nil {
+		rec.Plan, rec.Digest, rec.Risks = shown, shown.Digest, sync.Risks(shown)
+	}
+	return r.save(rec)
+}
+
+// noted are answers to commands, as the comment shows them.
+func noted(notes []string) []schema.Diagnostic {
+	var out []schema.Diagnostic
+	for _, n := range notes {
+		out = append(out, schema.Diagnostic{Severity: schema.SeverityWarning, Message: n})
+	}
+	return out
+}
+
+// annotations are the mistakes at their lines; nil without any.
+func annotations(ds []schema.Diagnostic, sha string) *forge.CheckRun {
+	run := &forge.CheckRun{Name: "varan/lines", SHA: sha, Conclusion: forge.Neutral, Title: "Where varan plan sees something"}
+	for _, d := range ds {
+		if d.File == "" || d.Line == 0 || len(run.Annotations) == forge.MaxAnnotations {
+			continue
+		}
+		level := forge.Warning
+		if d.Severity == schema.SeverityError {
+			level, run.Conclusion = forge.Fault, forge.Failed
+		}
+		text := d.Message
+		if d.Hint != "" {
+			text += "\n" + d.Hint
+		}
+		run.Annotations = append(run.Annotations, forge.Annotation{Path: d.File, Line: d.Line, Column: d.Column, Message: report.Escape(text), Level: level})
+	}
+	if len(run.Annotations) == 0 {
+		return nil
+	}
+	run.Summary = fmt.Sprintf("%d places. The plan stands in the comment and the status varan/plan.", len(run.Annotations))
+	return run
+}
+
+// groups previews merge-queue groups: commits that will be the branch's next ones.
+func (r *repository) groups(ctx context.Context) error {
+	branches, err := r.d.daemon.Branches(ctx, r.w.Address, queuePrefix+r.w.Branch+"/")
+	if err != nil {
+		return err
+	}
+	basis, _ := r.d.daemon.Basis()
+	if basis == "" {
+		return nil
+	}
+	var errs []error
+	for branch, sha := range branches {
+		r.mu.Lock()
+		seen := r.ledger.Groups[branch] == sha
+		r.mu.Unlock()
+		if seen {
+			continue
+		}
+		p, err := r.d.daemon.Preview(ctx, r.w, sync.Subject{Ref: branch, Commit: sha})
+		if errors.Is(err, gitrepo.ErrMoved) || errors.Is(err, sync.ErrNotRead) {
+			continue
+		}
+		status := forge.Status{Context: report.PlanContext, State: forge.Failure}
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return err
+		case err != nil:
+			status.Description = report.Status("Not previewed: " + err.Error())
+		case p.Broken || p.Plan.HasErrors():
+			status.Description = report.BrokenStatus(p.Plan.Diagnostics)
+		default:
+			status.State, status.Description = forge.Success, report.PlanStatus(p.Plan)
+		}
+		status.Description = clip(status.Description, forge.MaxDescription)
+		domain := r.domain
+		err = r.d.out.put(&letter{Domain: domain, Repo: r.repo, SHA: sha, Status: &status},
+			&letter{Domain: domain, Repo: r.repo, SHA: sha, Status: &forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge"}})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.mu.Lock()
+		if r.ledger.Groups == nil || len(r.ledger.Groups) > 200 {
+			r.ledger.Groups = make(map[string]string)
+		}
+		r.ledger.Groups[branch] = sha
+		errs = append(errs, r.saveLedger())
+		r.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// commented notes where the comment stands.
+func (r *repository) commented(n int, c forge.Comment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.records[n]
+	if rec == nil || rec.Commented && rec.URL == c.URL {
+		return
+	}
+	rec.Commented, rec.URL = true, c.URL
+	if err := r.save(rec); err != nil {
+		r.log.Warn("a pull request's record is not kept", "number", n, "err", err)
+	}
+}
+
+// settle is the status of a commit, after the last word on older ones that were left pending: nothing stays so.
+func (r *repository) settle(commit string, status forge.Status) []*letter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	domain := r.domain
+	var out []*letter
+	var pending []string
+	for _, old := range r.ledger.Pending {
+		if old == commit {
+			continue
+		}
+		out = append(out, &letter{Domain: domain, Repo: r.repo, SHA: old, Status: &forge.Status{Context: status.Context, State: forge.Error, Branch: r.w.Branch,
+			Description: "Superseded by " + plan.Short(commit)}})
+	}
+	if status.State == forge.Pending {
+		pending = []string{commit}
+	}
+	if !slices.Equal(pending, r.ledger.Pending) {
+		r.ledger.Pending = pending
+		if err := r.saveLedger(); err != nil {
+			r.log.Warn("what is pending is not kept", "err", err)
+		}
+	}
+	return append(out, &letter{Domain: domain, Repo: r.repo, SHA: commit, Status: &status})
+}
+
+// mergedAs lists the pull requests that a commit of the branch brought in: the one merged as it, and those merged
+// before it whose outcome was not told.
+func (r *repository) mergedAs(ctx context.Context, commit string, at time.Time) ([]int, error) {
+	prs, err := r.forge().PullRequestsOf(ctx, r.repo, commit)
+	if err != nil && !errors.Is(err, forge.ErrNotFound) {
+		return nil, err
+	}
+	var out []int
+	for _, pr := range prs {
+		if pr.State == forge.Merged && (r.w.Branch == "" || pr.Base.Branch == r.w.Branch) && len(out) < 3 {
+			out = append(out, pr.Number)
+			rec := r.record(pr.Number)
+			r.mu.Lock()
+			rec.State, rec.MergeCommit = forge.Merged, pr.MergeCommit
+			if rec.Closed.IsZero() {
+				rec.Closed = time.Now().UTC()
+			}
+			err := r.save(rec)
+			r.mu.Unlock()
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	r.mu.Lock()
+	var open []int
+	for n, rec := range r.records {
+		if rec.State == forge.Open {
+			open = append(open, n)
+		}
+	}
+	r.mu.Unlock()
+	slices.Sort(open)
+	for _, n := range open[:min(len(open), 20)] { // merged a moment ago, perhaps
+		if err := r.refresh(ctx, n); err != nil {
+			return nil, err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for n, rec := range r.records {
+		if rec.State == forge.Merged && !rec.Told && !slices.Contains(out, n) && time.Since(rec.Closed) < 24*time.Hour {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out[max(0, len(out)-5):], nil // ten writes a run, statuses included
+}
+
+// A note is a comment's letter with where the comment stands now.
+type note struct {
+	letter
+	url string
+}
+
+// afterMerge is the comment that tells what a merge did.
+func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, error) {
+	rec := r.record(n)
+	r.mu.Lock()
+	previewed, commented, url := rec.Plan, rec.Commented, rec.URL
+	r.mu.Unlock()
+	about := r.d.about(r, k.Commit)
+	about.Previewed, about.Page = previewed, r.d.page(k.Run)
+	about.Output = r.forge().ReportOutput && r.isPrivate(ctx)
+	l := &note{url: url, letter: letter{Domain: r.domain, Repo: r.repo, Number: n, Marker: report.Marker(about.Fleet)}}
+	asks, told := "", false
+	switch k.Stage {
+	case sync.StageBroken:
+		l.Body, told = report.Broken(k.Diagnostics, about), true
+	case sync.StagePlanned:
+		asks = k.Plan.Digest
+		l.Body = report.Outcome(k.Plan, &apply.Result{Status: apply.StatusAsks, Asks: k.Plan.Asks}, about)
+	default:
+		if k.Run == "" && !commented {
+			return nil, r.tell(rec, "", true) // nothing to do, and nothing was said
+		}
+		l.Body, told = report.Outcome(k.Plan, k.Result, about), true
+	}
+	return l, r.tell(rec, asks, told)
+}
+
+func (r *repository) tell(rec *record, asks string, told bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec.Asks, rec.Told = asks, told
+	return r.save(rec)
+}
+
+func (r *repository) isPrivate(ctx context.Context) bool {
+	r.mu.Lock()
+	known := r.private
+	r.mu.Unlock()
+	if known == 0 {
+		at, err := r.forge().Repository(ctx, r.repo)
+		if err != nil {
+			return false
+		}
+		known = -1
+		if at.Private {
+			known = 1
+		}
+		r.mu.Lock()
+		r.private = known
+		r.mu.Unlock()
+	}
+	return known > 0
+}
+
+// Surprises tells which risks of a commit's plan the pull requests it came by did not show: the daemon asks about
+// them. A commit that came without a pull request has none: nothing was shown before it.
+func (d *Desk) Surprises(ctx context.Context, commit string, risks []string) []string {
+	r := d.config()
+	if r == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	numbers, err := r.mergedAs(ctx, commit, time.Now())
+	if err != nil {
+		r.log.WarnContext(ctx, "the forge could not be asked what the pull request had shown", "err", err)
+		return risks
+	}
+	if len(numbers) == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var shown []string
+	for _, n := range numbers {
+		shown = append(shown, r.records[n].Risks...)
+	}
+	return slices.DeleteFunc(slices.Clone(risks), func(risk string) bool { return slices.Contains(shown, risk) })
+}
