@@ -41,7 +41,19 @@ type Reporter interface {
 	Report(ctx context.Context, r Report)
 }
 
-// logReporter tells the log.
+// Reporters tells all of them, in order.
+type Reporters []Reporter
+
+// Report implements Reporter.
+func (rs Reporters) Report(ctx context.Context, r Report) {
+	for _, one := range rs {
+		one.Report(ctx, r)
+	}
+}
+
+// LogReporter tells the log.
+func LogReporter(log *slog.Logger) Reporter { return logReporter{log} }
+
 type logReporter struct{ log *slog.Logger }
 
 func (l logReporter) Report(ctx context.Context, r Report) {

@@ -140,7 +140,12 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	if err != nil {
 		return err
 	}
+	desk, err := openDesk(set, log)
+	if err != nil {
+		return err
+	}
 	daemon, err := sync.New(sync.Options{
+		Reporter: sync.Reporters{sync.LogReporter(log), desk}, Surprises: desk.Surprises,
 		Settings: syncSettings(set, dir), DataDir: set.DataDir, Local: c.As, Servers: fl.Hub, This: fleet.This, Figures: fl.Hub.Figures, Enrol: fl.Hub.Enrol,
 		Journal: journal, Log: log, Events: fl.Hub.Changed(),
 	})
@@ -158,7 +163,12 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 		if err := daemon.Reload(syncSettings(s, dir)); err != nil {
 			log.Error("settings not taken over", "err", err)
 		}
+		list, err := forges(s)
+		if err := errors.Join(err, desk.Reload(pullSettings(s), list)); err != nil {
+			log.Error("forges not taken over", "err", err)
+		}
 	}
+	daemon.HearPulls(desk.Take)
 	kept, err := webhook.OpenStore(ctx, fl.Hub.JetStream())
 	if err != nil {
 		return err
@@ -204,6 +214,7 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 		return context.Cause(gctx)
 	})
 	g.Go(func() error { return hooks.Run(gctx) })
+	g.Go(func() error { return desk.Run(gctx, daemon) })
 	g.Go(func() error { return watcher.Run(gctx) })
 	g.Go(func() error { return keepSmall(gctx, daemon) })
 	g.Go(func() error {

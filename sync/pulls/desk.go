@@ -22,6 +22,7 @@ import (
 	"github.com/varanhq/varan/sync/forge"
 	"github.com/varanhq/varan/sync/gitrepo"
 	"github.com/varanhq/varan/sync/report"
+	"github.com/varanhq/varan/sync/webhook"
 )
 
 // A Daemon is what a Desk needs of sync.Daemon.
@@ -302,6 +303,26 @@ func (d *Desk) Look(match func(gitrepo.Address) bool, number int, done func(erro
 		})
 	}
 	return true
+}
+
+// Take has the repository looked at that a hint is about: sync.Previews.
+func (d *Desk) Take(h *webhook.Hint, ended func(error)) {
+	number := 0
+	switch {
+	case h.Pull != nil:
+		number = h.Pull.Number
+	case h.Comment != nil:
+		number = h.Comment.Pull
+	}
+	select {
+	case <-d.began:
+	default:
+		ended(errors.New("the daemon is only starting"))
+		return
+	}
+	if !d.Look(h.Is, number, ended) {
+		ended(nil) // nothing watches it: it lies on no forge that varan has a credential for
+	}
 }
 
 // config is the config repository's watch, nil if it lies on no forge of ours or was not read yet.
