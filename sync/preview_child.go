@@ -17,6 +17,7 @@ import (
 	"github.com/varanhq/varan/plan/compose"
 	"github.com/varanhq/varan/schema"
 	"github.com/varanhq/varan/sync/gitrepo"
+	"github.com/varanhq/varan/sync/report"
 	"github.com/varanhq/varan/sync/sandbox"
 )
 
@@ -127,7 +128,7 @@ func (a *previewAsk) make(ctx context.Context, req *previewRequest, p *pipe, hea
 		a.Stacks = app.only(a.Plan, r)
 		return nil
 	}
-	a.Plan.Diagnostics = append(schema.Diagnostics(a.Plan.Diagnostics), newKeys(before.config, r.config)...).Sorted()
+	a.Plan.Diagnostics = append(schema.Diagnostics(a.Plan.Diagnostics), report.KeyChanges(before.config, r.config)...).Sorted()
 	return nil
 }
 
@@ -152,31 +153,6 @@ func (a *previewAsk) quote(head tree) {
 		}
 		a.Files[d.File], size = data, size+len(data)
 	}
-}
-
-// newKeys says which servers a pull request lets in.
-func newKeys(before, after *schema.Config) schema.Diagnostics {
-	var out schema.Diagnostics
-	for _, res := range after.Resources {
-		c, ok := res.Config.(*schema.ServerConfig)
-		if !ok || res.Template || c.PublicKey == "" {
-			continue
-		}
-		what := "lets a new agent in"
-		if old := before.Get(res.ID); old != nil {
-			if oc, ok := old.Config.(*schema.ServerConfig); ok {
-				if oc.PublicKey == c.PublicKey {
-					continue
-				}
-				if oc.PublicKey != "" {
-					what = "puts another agent in its place"
-				}
-			}
-		}
-		out = append(out, schema.Diagnostic{Severity: schema.SeverityWarning, Risk: schema.RiskKey, Pos: res.At("config.public_key"),
-			Message: fmt.Sprintf("%s: this key %s: it will be given that server's secrets", res.ID, what)})
-	}
-	return out
 }
 
 // An app is the repository of a preview that is not the config's.
