@@ -144,6 +144,7 @@ func (rd *reader) child(ctx context.Context, r *reading, res *schema.Resource) *
 	}
 	c.addr, c.branch = addr, from.Branch
 	snap, err := rd.other(ctx, res.ID, addr, from)
+	r.noteUnread(addr, snap, err)
 	if err != nil {
 		return fail("%s could not be read: %v", addr, err)
 	}

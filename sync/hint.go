@@ -145,7 +145,7 @@ func (d *Daemon) Take(h *webhook.Hint, ended func(error)) {
 		ended(nil)
 		return
 	}
-	d.root.hint(&waiter{others: c.others, ended: ended})
+	d.root.hint(&waiter{hint: h, others: c.others, ended: ended})
 }
 
 // Resource finds what a URL of Komodo's form names.
@@ -202,6 +202,7 @@ func (v *values) reveal(text string) string {
 
 // A waiter is a hint whose end somebody waits for.
 type waiter struct {
+	hint   *webhook.Hint
 	others bool
 	ended  func(error)
 	run    *current // the run that answers it; nil = none was begun yet
@@ -262,12 +263,26 @@ func (f *follower) answer(want func(*waiter) bool) {
 	var left []*waiter
 	for _, w := range f.waiters {
 		if want(w) {
-			w.ended(nil)
+			w.ended(f.unread(w))
 		} else {
 			left = append(left, w)
 		}
 	}
 	f.waiters = left
+}
+
+// unread says which repository of a hint did not answer when it was read last: its commit was not seen then.
+func (f *follower) unread(w *waiter) error {
+	r := f.reading()
+	if !w.others || r == nil {
+		return nil
+	}
+	for _, at := range r.unread {
+		if w.hint.Is(at) || w.hint.Event == webhook.Execution {
+			return fmt.Errorf("%s was not read", at)
+		}
+	}
+	return nil
 }
 
 // idle ends all hints when there is nothing left to do about what they told of.

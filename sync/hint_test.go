@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -188,6 +189,37 @@ func TestHintOfAnotherRepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := w.host.did()[n:]; len(got) != 1 || got[0] != "deploy stack/s" {
+		t.Errorf("ops %q", got)
+	}
+}
+
+// TestHintOfUnreachableOther: a hint of a repository that does not answer is not over.
+func TestHintOfUnreachableOther(t *testing.T) {
+	w := follow(t, slow)
+	app := newApp(t)
+	provider := strings.TrimPrefix(strings.TrimSuffix(app.url, "/repo.git"), "http://")
+	first := w.git.Push(map[string]string{"a.toml": "[[stack]]\nname = \"s\"\ndeploy = true\n[stack.config]\nrepo = \"repo\"\ngit_https = false\ngit_provider = \"" + provider + "\"\nrun_directory = \"s\"\n"})
+	w.start()
+	w.rep.applied(first)
+	app.push(strings.Replace(composeFile, "K: a", "K: b", 1))
+	away := app.Bare + ".away"
+	if err := os.Rename(app.Bare, away); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.take(pushHint(app.url, "main")); err == nil || !strings.Contains(err.Error(), "was not read") {
+		t.Errorf("the hint ended with %v", err)
+	}
+	if err := w.take(pushHint(w.opts.Settings.Config.URL, "main")); err != nil {
+		t.Errorf("that repository answers: %v", err)
+	}
+	if err := os.Rename(away, app.Bare); err != nil {
+		t.Fatal(err)
+	}
+	n := len(w.host.did())
+	if err := w.take(pushHint(app.url, "main")); err != nil {
+		t.Error(err)
+	}
+	if got := w.host.did()[n:]; len(got) != 1 {
 		t.Errorf("ops %q", got)
 	}
 }

@@ -27,6 +27,8 @@ type reading struct {
 	desired  *plan.Desired
 	// others are the repositories read beside this one, with the commits seen.
 	others map[string]string
+	// unread are those that could not be asked; what they last held was used, if anything.
+	unread []gitrepo.Address
 	// children are the further syncs, and origin says which resource comes from which; absent: the root's own.
 	children []*child
 	origin   map[schema.ID]*child
@@ -38,6 +40,13 @@ type files struct {
 	repo   string
 	branch string // of another repository
 	why    string // why there is none
+}
+
+// noteUnread notes a repository that did not answer.
+func (r *reading) noteUnread(addr gitrepo.Address, f *fetched, err error) {
+	if (err != nil || f.old) && !slices.Contains(r.unread, addr) {
+		r.unread = append(r.unread, addr)
+	}
 }
 
 func (r *reading) broken() bool { return r.diags.HasErrors() }
@@ -76,6 +85,7 @@ type reader struct {
 type fetched struct {
 	tree
 	commit string
+	old    bool // the repository could not be asked; this is what it last held
 }
 
 // ID is the tree's id, "" where it has none.
@@ -268,6 +278,7 @@ func (rd *reader) filesOf(ctx context.Context, r *reading, res *schema.Resource)
 		return own
 	}
 	snap, err := rd.other(ctx, res.ID, addr, from)
+	r.noteUnread(addr, snap, err)
 	if err != nil {
 		return files{repo: addr.String(), why: err.Error()}
 	}
@@ -319,7 +330,7 @@ func (rd *reader) fetchOther(ctx context.Context, _ schema.ID, addr gitrepo.Addr
 	if err != nil {
 		if old := rd.snaps[key]; old != nil && ctx.Err() == nil {
 			rd.opts.Log.WarnContext(ctx, "repository not read, going on with what it held", "repo", addr.String(), "commit", old.commit, "err", err)
-			return old, nil
+			return &fetched{tree: old.tree, commit: old.commit, old: true}, nil
 		}
 		return nil, err
 	}
