@@ -142,8 +142,8 @@ func (s *Server) routes(local bool) http.Handler {
 		word(w, http.StatusServiceUnavailable, "waiting")
 	})
 	if s.opts.Hooks != nil && !local {
-		mux.Handle("POST /webhook/", s.opts.Hooks)
-		mux.Handle("POST /listener/", s.opts.Hooks)
+		mux.Handle("POST /webhook/", s.metrics.count(s.opts.Hooks))
+		mux.Handle("POST /listener/", s.metrics.count(s.opts.Hooks))
 	}
 	get("/metrics", func(w http.ResponseWriter, r *http.Request) error {
 		s.metrics.handler.ServeHTTP(w, r)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -253,5 +254,49 @@ func TestSlowHeader(t *testing.T) {
 	c.SetReadDeadline(time.Now().Add(8 * time.Second))
 	if _, err := io.ReadAll(c); err != nil {
 		t.Errorf("the connection stayed open: %v", err)
+	}
+}
+
+// hooks keeps deliveries, or says that it cannot.
+type hooks struct{ keeps bool }
+
+func (h *hooks) Keeps() bool { return h.keeps }
+func (h *hooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	w.WriteHeader(http.StatusAccepted)
+	fmt.Fprint(w, r.URL.EscapedPath())
+}
+
+// TestHooks: webhooks need no token, nothing but POST reaches them, and who cannot keep one is not ready.
+func TestHooks(t *testing.T) {
+	h := &hooks{keeps: true}
+	s, err := New(Options{Daemon: &fake{ready: true}, Log: slog.New(slog.DiscardHandler), Hooks: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		method, path string
+		keeps        bool
+		code         int
+		body         string
+	}{
+		{"POST", "/webhook/github", true, 202, "/webhook/github"},
+		{"POST", "/listener/github/procedure/p/a%2Fb", true, 202, "/listener/github/procedure/p/a%2Fb"},
+		{"GET", "/webhook/github", true, 405, ""},
+		{"GET", "/readyz", true, 200, "ready"},
+		{"GET", "/readyz", false, 503, "waiting"},
+		{"GET", "/api/v1/status", true, 401, ""},
+	} {
+		h.keeps = c.keeps
+		rec := httptest.NewRecorder()
+		s.routes(false).ServeHTTP(rec, httptest.NewRequest(c.method, c.path, strings.NewReader("{}")))
+		if rec.Code != c.code || !strings.Contains(rec.Body.String(), c.body) {
+			t.Errorf("%s %s: %d %s", c.method, c.path, rec.Code, rec.Body)
+		}
+	}
+	rec := httptest.NewRecorder()
+	s.routes(true).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	if !strings.Contains(rec.Body.String(), `varan_webhooks_total{code="202"} 2`) {
+		t.Error("webhooks are not counted")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"runtime"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -21,6 +22,7 @@ type metrics struct {
 	runs    *prometheus.CounterVec
 	steps   *prometheus.CounterVec
 	success prometheus.Gauge
+	hooks   *prometheus.CounterVec
 }
 
 func newMetrics(opts Options) *metrics {
@@ -29,15 +31,39 @@ func newMetrics(opts Options) *metrics {
 		steps:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "varan_steps_total", Help: "Steps that ended, by action and status."}, []string{"action", "status"}),
 		success: prometheus.NewGauge(prometheus.GaugeOpts{Name: "varan_last_success_timestamp_seconds", Help: "When a run last ended with every step done; 0 = not since start."}),
 	}
+	m.hooks = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "varan_webhooks_total", Help: "Webhooks answered, by status: 202 is kept, 200 not for us or had before."}, []string{"code"})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "varan_build_info", Help: "1, with the version as label.",
 		ConstLabels: prometheus.Labels{"version": opts.Version, "go": runtime.Version()}})
 	info.Set(1)
 	r := prometheus.NewRegistry()
-	r.MustRegister(m.runs, m.steps, m.success, info, statusCollector{opts}, collectors.NewGoCollector(),
+	r.MustRegister(m.runs, m.steps, m.success, m.hooks, info, statusCollector{opts}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 	return m
 }
+
+// count counts the answers of h.
+func (m *metrics) count(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := &counted{ResponseWriter: w, code: http.StatusOK}
+		h.ServeHTTP(c, r)
+		m.hooks.WithLabelValues(strconv.Itoa(c.code)).Inc()
+	})
+}
+
+// counted remembers the status of an answer.
+type counted struct {
+	http.ResponseWriter
+	code int
+}
+
+func (c *counted) WriteHeader(code int) {
+	c.code = code
+	c.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap lets deadlines through.
+func (c *counted) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // follow counts what the daemon's runs report.
 func (m *metrics) follow(ctx context.Context) error {

@@ -49,9 +49,15 @@ type Options struct {
 	// Hub is where agents meet the daemon; nil = there is none.
 	Hub Hub
 	// Hooks answers what forges send, which needs no token: it checks signatures itself. Nil = 404.
-	Hooks http.Handler
+	Hooks Hooks
 	// ReadToken is a file with a token of the role read, made 0600 when absent; "" = none.
 	ReadToken string
+}
+
+// Hooks answers what forges send. Keeps reports whether it can keep it; while it cannot, the daemon is not ready.
+type Hooks interface {
+	http.Handler
+	Keeps() bool
 }
 
 // A Server answers until its Run ends.
@@ -473,7 +479,9 @@ func (m *mutexed) do(f func()) {
 	f()
 }
 
-func (s *Server) ready() bool { return s.opts.Daemon.Status().Ready }
+func (s *Server) ready() bool {
+	return s.opts.Daemon.Status().Ready && (s.opts.Hooks == nil || s.opts.Hooks.Keeps())
+}
 
 func (s *Server) status() Status {
 	st := Status{Status: s.opts.Daemon.Status(), Version: s.opts.Version}

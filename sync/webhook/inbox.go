@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,11 +30,13 @@ type Timing struct {
 	Answer time.Duration // a delivery is answered within this: 800 ms
 	Body   time.Duration // its body has come within this: 10 s
 	Pace   time.Duration // one subject is brought no more often than this: 250 ms
+	Probe  time.Duration // while nothing can be written, it is tried this often: 5 s
 	Retry  time.Duration // a hint that its target could not look at is brought again after this, then later and later: 2 s
 }
 
 func (t *Timing) complete() {
 	t.Answer, t.Body = cmp.Or(t.Answer, 800*time.Millisecond), cmp.Or(t.Body, 10*time.Second)
+	t.Probe = cmp.Or(t.Probe, 5*time.Second)
 	t.Pace, t.Retry = cmp.Or(t.Pace, 250*time.Millisecond), cmp.Or(t.Retry, 2*time.Second)
 }
 
@@ -118,6 +121,8 @@ type inbox struct {
 	wake  chan struct{} // something in ended
 	begun chan struct{} // closed when all was read
 	gone  chan struct{} // closed when run has returned
+
+	failing atomic.Bool // the last write failed
 
 	mu    sync.Mutex // guards ended
 	ended []ending
@@ -208,8 +213,15 @@ func (b *inbox) run(ctx context.Context) error {
 				b.write(ctx)
 			}
 		case <-timer.C:
+			if b.failing.Load() {
+				b.write(ctx) // to see whether the disk takes something again
+			}
 		}
-		if next := b.bring(time.Now()); next > 0 {
+		next := b.bring(time.Now())
+		if b.failing.Load() && (next == 0 || next > b.timing.Probe) {
+			next = b.timing.Probe
+		}
+		if next > 0 {
 			timer.Reset(next)
 		}
 	}
@@ -335,8 +347,9 @@ func (b *inbox) write(ctx context.Context, puts ...*put) {
 		r.Hooks = append(r.Hooks, p.hook)
 	}
 	var err error
-	if len(r.Hooks) > 0 || len(r.Done) > 0 {
+	if len(r.Hooks) > 0 || len(r.Done) > 0 || b.failing.Load() {
 		err = b.append(ctx, &r)
+		b.failing.Store(err != nil)
 	}
 	if err == nil {
 		b.over = b.over[len(r.Done):]

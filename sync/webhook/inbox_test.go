@@ -81,15 +81,28 @@ func (m *memory) settled(t *testing.T, w *world) {
 
 // TestCannotKeep: a disk that takes nothing is a 503, and the sender's next try is news.
 func TestCannotKeep(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, func(o *Options) { o.Timing.Probe = time.Millisecond })
+	if !w.Keeps() {
+		t.Error("it keeps nothing from the start")
+	}
+	w.store.mu.Lock()
 	w.store.fail = errTest
+	w.store.mu.Unlock()
 	status, text := w.send(pushDelivery(1))
 	if status != http.StatusServiceUnavailable || strings.Contains(text, errTest.Error()) {
 		t.Fatal(status, text)
 	}
+	if w.Keeps() {
+		t.Error("it says that it keeps what it cannot")
+	}
 	w.store.mu.Lock()
 	w.store.fail = nil
 	w.store.mu.Unlock()
+	for end := time.Now().Add(10 * time.Second); !w.Keeps(); <-time.After(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not see that the disk is well again")
+		}
+	}
 	if status, text := w.send(pushDelivery(1)); status != http.StatusAccepted {
 		t.Fatal(status, text)
 	}

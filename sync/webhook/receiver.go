@@ -71,6 +71,16 @@ func New(opts Options) *Receiver {
 // Run keeps and brings hints until ctx ends.
 func (r *Receiver) Run(ctx context.Context) error { return r.inbox.run(ctx) }
 
+// Keeps reports whether deliveries can be kept: what came last could, and is read.
+func (r *Receiver) Keeps() bool {
+	select {
+	case <-r.inbox.begun:
+		return !r.inbox.failing.Load()
+	default:
+		return false
+	}
+}
+
 // ServeHTTP answers a delivery.
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) { r.mux.ServeHTTP(w, req) }
 
