@@ -145,6 +145,9 @@ func (s *Server) routes(local bool) http.Handler {
 		mux.Handle("POST /webhook/", s.metrics.count(s.opts.Hooks))
 		mux.Handle("POST /listener/", s.metrics.count(s.opts.Hooks))
 	}
+	if !local {
+		s.page.routes(mux)
+	}
 	get("/metrics", func(w http.ResponseWriter, r *http.Request) error {
 		s.metrics.handler.ServeHTTP(w, r)
 		return nil

@@ -85,13 +85,18 @@ func (f *fake) Logs(_ context.Context, req sync.LogsRequest, w io.Writer) error 
 
 func start(t *testing.T, f *fake) (s *Server, dir string) {
 	t.Helper()
+	return startWith(t, f)
+}
+
+func startWith(t *testing.T, d Daemon) (s *Server, dir string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "v")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s, err = New(Options{
-		Daemon: f, Log: slog.New(slog.DiscardHandler), Version: "v1", Socket: filepath.Join(dir, "varan.sock"),
+		Daemon: d, Log: slog.New(slog.DiscardHandler), Version: "v1", Socket: filepath.Join(dir, "varan.sock"),
 		Listen: "127.0.0.1:0", ReadToken: filepath.Join(dir, "read-token"),
 		Tokens:   func() []Token { return []Token{{Name: "op", Operate: true, Hash: sha256.Sum256([]byte("operate"))}} },
 		Problems: func() []string { return []string{"secrets.A: gone"} },

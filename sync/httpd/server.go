@@ -64,6 +64,7 @@ type Hooks interface {
 type Server struct {
 	opts    Options
 	metrics *metrics
+	page    *page
 	own     []Token
 	fails   limiter
 	listen  net.Listener
@@ -73,6 +74,10 @@ type Server struct {
 // New opens the listeners, so that a taken port is an error at once.
 func New(opts Options) (*Server, error) {
 	s := &Server{opts: opts, metrics: newMetrics(opts)}
+	var err error
+	if s.page, err = newPage(s); err != nil {
+		return nil, fmt.Errorf("page: %w", err)
+	}
 	if opts.ReadToken != "" {
 		t, err := readToken(opts.ReadToken)
 		if err != nil {
@@ -385,18 +390,30 @@ func fail(w http.ResponseWriter, status int, f Fault) {
 	_ = json.NewEncoder(w).Encode(map[string]Fault{"error": f})
 }
 
-// who finds the token of a request. All are compared, so that time tells nothing.
+// who finds the token of a request.
 func (s *Server) who(r *http.Request) (found Token, ok bool) {
 	v, is := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !is || v == "" {
+	if !is {
 		return Token{}, false
 	}
-	hash := sha256.Sum256([]byte(v))
-	all := s.own
-	if s.opts.Tokens != nil {
-		all = append(append([]Token(nil), s.opts.Tokens()...), s.own...)
+	return s.known(v)
+}
+
+// tokens are all that count now.
+func (s *Server) tokens() []Token {
+	if s.opts.Tokens == nil {
+		return s.own
 	}
-	for _, t := range all {
+	return append(append([]Token(nil), s.opts.Tokens()...), s.own...)
+}
+
+// known finds a token by its value. All are compared, so that time tells nothing.
+func (s *Server) known(value string) (found Token, ok bool) {
+	if value == "" {
+		return Token{}, false
+	}
+	hash := sha256.Sum256([]byte(value))
+	for _, t := range s.tokens() {
 		if subtle.ConstantTimeCompare(hash[:], t.Hash[:]) == 1 && !ok {
 			found, ok = t, true
 		}
@@ -419,6 +436,12 @@ func (s *Server) client(r *http.Request) string {
 		host = a.String()
 	}
 	return host
+}
+
+// trustedPeer reports whether the connection itself comes from a trusted proxy.
+func (s *Server) trustedPeer(r *http.Request) bool {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	return err == nil && s.trusted(host)
 }
 
 func (s *Server) trusted(host string) bool {

@@ -49,7 +49,7 @@ func (a About) detail(b *bunch) string {
 				parts = append(parts, fmt.Sprintf("and %d more", len(s.Causes)-i))
 				break
 			}
-			parts = append(parts, Markdown(clipRunes(causeWordsOf(c), 400)))
+			parts = append(parts, Markdown(clipRunes(CauseWords(c), 400)))
 		}
 		w.WriteString("Because: " + strings.Join(parts, "; ") + "\n\n")
 	}
@@ -91,7 +91,7 @@ func memberLine(b *bunch) string {
 func longCauses(s *plan.Step) bool {
 	n := 0
 	for _, c := range s.Causes {
-		n += len(causeWordsOf(c))
+		n += len(CauseWords(c))
 	}
 	return n > maxCause
 }
@@ -153,6 +153,9 @@ func diffLines(cs []plan.Change) []string {
 	}
 	return out
 }
+
+// ChangeLines show a step's changes as a diff, each line beginning with its sign and escaped for a terminal.
+func ChangeLines(cs []plan.Change) []string { return diffLines(cs) }
 
 func manyLines(s string) bool { return strings.Contains(strings.TrimSuffix(s, "\n"), "\n") }
 

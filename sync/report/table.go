@@ -110,8 +110,8 @@ func actionCell(s *plan.Step) string {
 	return word
 }
 
-// causeWordsOf is a cause before any sink.
-func causeWordsOf(c plan.Cause) string {
+// CauseWords is a cause in words, not yet escaped for any sink.
+func CauseWords(c plan.Cause) string {
 	if c.Detail == "" {
 		return causeWords(c.Kind)
 	}
@@ -131,7 +131,7 @@ func causeCell(s *plan.Step) string {
 		if image != "" && (c.Kind == plan.ImageChanged || c.Kind == plan.SpecChanged && len(s.Changes) == 1) {
 			continue
 		}
-		words = append(words, causeWordsOf(c))
+		words = append(words, CauseWords(c))
 	}
 	if len(words) > 0 {
 		parts = append(parts, cell(clipRunes(strings.Join(words, ", "), maxCause)))
