@@ -2,6 +2,8 @@ package httpd
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
@@ -125,6 +127,12 @@ func TestPageSession(t *testing.T) {
 			t.Errorf("%s with a session: %d", path, resp.StatusCode)
 		}
 		checkHeaders(t, resp)
+		_, css, _ := strings.Cut(body, "<style>")
+		css, _, _ = strings.Cut(css, "</style>")
+		sum := sha256.Sum256([]byte(css))
+		if len(css) < 1000 || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'") {
+			t.Errorf("%s: the policy does not let its own style in", path)
+		}
 		if strings.Contains(body, token) || strings.Contains(body, cookie.Value) {
 			t.Errorf("%s shows the token or the session", path)
 		}
