@@ -31,6 +31,9 @@ func comments() map[string]string {
 	previewed.Previewed = typical()
 	hp, hr, ha := hostile("`@all` #1 [x](http://evil.example) <img src=x> | \u202e**b** fixes #2")
 	big := thousand()
+	unwell := typical()
+	unwell.Steps[2].Action, unwell.Steps[2].Causes = plan.Recreate, []plan.Cause{{Kind: plan.ImageChanged, Detail: "app gets another image"}}
+	unwell.Steps[2].Changes = []plan.Change{{Path: "services.app.image", Old: "ghcr.io/acme/app:2.3.9", New: "ghcr.io/acme/app:2.4.0"}}
 	blockedRun := ran(risky())
 	blockedRun.Status, blockedRun.Asks = apply.StatusAsks, risky().Asks
 	return map[string]string{
@@ -45,7 +48,7 @@ func comments() map[string]string {
 		"plan-fork":       NotPreviewed(`it comes from a fork, and preview_forks = "collaborators" takes those of collaborators only`, a),
 		"apply-under-way": Applying(typical(), a),
 		"apply-done":      Outcome(typical(), ran(typical()), previewed),
-		"apply-failed":    Outcome(typical(), typicalFailure(typical()), paged),
+		"apply-failed":    Outcome(unwell, typicalFailure(unwell), paged),
 		"apply-moved":     Outcome(moved, ran(moved), previewed),
 		"apply-fleet":     Outcome(traefiks(), ran(traefiks(), fails(traefiks())...), paged),
 		"apply-thousand":  Outcome(big, ran(big, fails(big)...), paged),
