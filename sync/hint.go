@@ -8,7 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
+	"github.com/varanhq/varan/sync/gitrepo"
 	"github.com/varanhq/varan/sync/webhook"
 )
 
@@ -233,13 +235,19 @@ func (f *follower) heard(ctx context.Context, period time.Duration) time.Duratio
 		return next
 	}
 	for _, w := range came {
+		subject := w.hint.Subject() // what waits on it for a run waits with this one: hints that come are bounded, pauses are not
+		f.answer(func(old *waiter) bool { return old.run == nil && old.hint.Subject() == subject })
+		if p := w.hint.Push; p != nil && w.hint.Is(f.src.address()) && p.Branch == f.tip.branch && lags(p, f.tip.commit) {
+			w.ended(fmt.Errorf("%w: %s", webhook.ErrNotYet, plan.Short(p.After)))
+			continue
+		}
+		f.waiters = append(f.waiters, w)
 		if w.others {
 			f.ask(job{trigger: triggerDrift}) // reading asks the other repositories
 		} else if r := f.running; r != nil && r.plansTip() && r.view.commit == f.tip.commit {
 			w.run = r
 		}
 	}
-	f.waiters = append(f.waiters, came...)
 	return next
 }
 
@@ -271,6 +279,11 @@ func (f *follower) answer(want func(*waiter) bool) {
 	f.waiters = left
 }
 
+// lags reports whether a repository that stands at a commit has not heard of a push to it.
+func lags(p *webhook.PushHint, at string) bool {
+	return at != "" && at == p.Before && p.After != "" && at != p.After
+}
+
 // unread says which repository of a hint did not answer when it was read last: its commit was not seen then.
 func (f *follower) unread(w *waiter) error {
 	r := f.reading()
@@ -280,6 +293,22 @@ func (f *follower) unread(w *waiter) error {
 	for _, at := range r.unread {
 		if w.hint.Is(at) || w.hint.Event == webhook.Execution {
 			return fmt.Errorf("%s was not read", at)
+		}
+	}
+	p := w.hint.Push
+	if p == nil {
+		return nil
+	}
+	lag := fmt.Errorf("%w: %s", webhook.ErrNotYet, plan.Short(p.After))
+	for _, c := range r.children {
+		if w.hint.Is(c.addr) && c.branch == p.Branch && lags(p, c.tip) {
+			return lag
+		}
+	}
+	for where, commit := range r.others {
+		url, branch, _ := strings.Cut(where, " ")
+		if at, err := gitrepo.ParseAddress(url); err == nil && w.hint.Is(at) && branch == p.Branch && lags(p, commit) {
+			return lag
 		}
 	}
 	return nil

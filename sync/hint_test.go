@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -123,6 +124,27 @@ func TestHintOfUnreachableRepository(t *testing.T) {
 	}
 	second := w.git.Push(map[string]string{"a.toml": deployment("a", "2")})
 	if err := w.take(pushHint(w.opts.Settings.Config.URL, "main")); err != nil {
+		t.Error(err)
+	}
+	if s := w.Status().Syncs[0]; s.Applied != second {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestHintOfLaggingReplica: a hook that is faster than the repository is to be brought again.
+func TestHintOfLaggingReplica(t *testing.T) {
+	w := follow(t, slow)
+	first := w.git.Push(map[string]string{"a.toml": deployment("a", "1")})
+	w.start()
+	w.rep.applied(first)
+	second := w.git.Commit(map[string]string{"a.toml": deployment("a", "2")})
+	h := pushHint(w.opts.Settings.Config.URL, "main")
+	h.Push.Before, h.Push.After = first, second
+	if err := w.take(h); !errors.Is(err, webhook.ErrNotYet) {
+		t.Errorf("ended with %v", err)
+	}
+	w.git.Send()
+	if err := w.take(h); err != nil {
 		t.Error(err)
 	}
 	if s := w.Status().Syncs[0]; s.Applied != second {

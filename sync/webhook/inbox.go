@@ -46,9 +46,14 @@ const (
 	keepSeen   = 7 * 24 * time.Hour
 	maxBatch   = 192 << 10 // bytes of one record, so that the store takes it
 	maxRetry   = 2 * time.Minute
+	maxNotYet  = 6 // tries: about half a minute
 	// compactAfter is how many bytes are written before what is over is left out.
 	compactAfter = 8 << 20
 )
+
+// ErrNotYet ends a hint of a commit that the repository does not show: a replica lags behind, or it never will. Such a
+// hint is brought again a few times and not for ever.
+var ErrNotYet = errors.New("the repository does not show the commit yet")
 
 var (
 	errPending = errors.New("too many hints wait")
@@ -504,6 +509,13 @@ func (b *inbox) settle(ctx context.Context) {
 			continue
 		}
 		wait := min(b.timing.Retry<<min(w.tries, 10), maxRetry)
+		if errors.Is(e.err, ErrNotYet) {
+			if wait /= 4; w.tries >= maxNotYet {
+				b.finish(e.on, e.n)
+				w.tries = 0
+				continue
+			}
+		}
 		w.tries++
 		w.given, w.next = 0, time.Now().Add(wait)
 		b.log.WarnContext(ctx, "webhook not acted on yet", "hint", w.hint.Event, "repo", short(w.hint.Repo.Path), "again_in", wait, "err", e.err)

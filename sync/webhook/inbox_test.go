@@ -184,6 +184,17 @@ func TestRetry(t *testing.T) {
 	w.store.settled(t, w)
 }
 
+// TestLaggingReplica: a commit that is not to be seen is looked for a few times.
+func TestLaggingReplica(t *testing.T) {
+	w := newWorld(t)
+	w.target.answer = func(_ *Hint, ended func(error)) { ended(fmt.Errorf("%w: c", ErrNotYet)) }
+	w.send(pushDelivery(1))
+	w.store.settled(t, w)
+	if n := len(w.target.hints()); n != maxNotYet+1 {
+		t.Errorf("%d looks", n)
+	}
+}
+
 // TestNewerIsNotHeldUp: while a target works on a hint, a newer one on the same subject reaches it.
 func TestNewerIsNotHeldUp(t *testing.T) {
 	w := newWorld(t)

@@ -24,7 +24,7 @@ type Target interface {
 	Concerns(h *Hint) (look bool, why string)
 	// Take begins to look and returns at once. It calls ended once, perhaps before it returns: with nil when what the
 	// hint told of was planned, was overtaken by something newer or is nobody's, with an error when the hint is to
-	// be brought again. It may be given hints more than once, and may forget them all when the process ends.
+	// be brought again; ErrNotYet is one. It may be given hints more than once, and may forget them all when the process ends.
 	Take(h *Hint, ended func(error))
 	// Resource finds what one of Komodo's URLs names; ready is false while nothing was read yet.
 	Resource(id schema.ID) (r *Resource, ready bool)
