@@ -83,6 +83,9 @@ func (a *Agent) Observe(ctx context.Context, q protocol.Observe) protocol.Observ
 	a.sharing(ctx, s)
 	now := time.Now()
 	s.Holds = slices.DeleteFunc(s.Holds, func(h plan.Hold) bool { return h.Over(now) })
+	for i := range s.Holds {
+		s.Holds[i].Ends = time.Time{} // by this clock
+	}
 	slices.SortFunc(s.Holds, func(x, y plan.Hold) int {
 		return cmp.Or(cmp.Compare(x.Resource, y.Resource), cmp.Compare(x.Kind, y.Kind))
 	})

@@ -858,6 +858,9 @@ func (a *Agent) setHold(op protocol.Op) (protocol.Outcome, error) {
 	if h.Kind == "" && !op.Lift {
 		h.Kind = plan.HoldUser
 	}
+	if !h.Until.IsZero() && !h.Since.IsZero() {
+		h.Ends = time.Now().Add(h.Until.Sub(h.Since))
+	}
 	if h.Resource == "" && op.Resource == "" {
 		return done(a.ledger.holdServer(h, op.Lift))
 	}

@@ -53,7 +53,13 @@ type Comparison struct {
 }
 
 // Over reports whether the hold has ended by itself.
-func (h Hold) Over(now time.Time) bool { return !h.Until.IsZero() && !now.Before(h.Until) }
+func (h Hold) Over(now time.Time) bool {
+	until := h.Until
+	if !h.Ends.IsZero() {
+		until = h.Ends
+	}
+	return !until.IsZero() && !now.Before(until)
+}
 
 // A Container is one container as one list call shows it.
 type Container struct {
@@ -131,5 +137,7 @@ type Hold struct {
 	Digest   Digest    `json:"digest,omitempty"` // HoldFailed: ends when the declared digest differs
 	Reason   string    `json:"reason"`
 	Since    time.Time `json:"since"`
-	Until    time.Time `json:"until,omitzero"` // zero: until lifted
+	Until    time.Time `json:"until,omitzero"` // by the daemon's clock; zero: until lifted
+	// Ends is Until by the clock of the agent that keeps the hold. It stays there: no decision compares two clocks.
+	Ends time.Time `json:"ends,omitzero"`
 }

@@ -1,13 +1,22 @@
 package fleet_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +30,7 @@ import (
 	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/apply/fleet"
 	"github.com/varanhq/varan/apply/fleettest"
+	"github.com/varanhq/varan/plan"
 )
 
 func deploy(id protocol.OpID) protocol.Op {
@@ -378,4 +388,181 @@ func BenchmarkDo(b *testing.B) {
 
 func bigPayload(size int) *protocol.Payload {
 	return &protocol.Payload{Files: []protocol.File{{Path: "big", Data: make([]byte, size)}}}
+}
+
+// TestInTheMiddle: who ends the TLS of agent and hub, with a certificate from another century, sees no secret, and what
+// it heard it can play to nobody again.
+func TestInTheMiddle(t *testing.T) {
+	hub := newHub(t, fleet.Options{Listen: "127.0.0.1:0"})
+	key, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	m := newMiddle(t, hub.Addr().String())
+	agent := fleettest.NewAgent()
+	agent.State.Containers = []plan.Container{{Name: "canary-observed"}}
+	r := dialOut(t, m.Addr().String(), link.Options{Handler: agent, Key: key, FleetKey: hub.FleetKey(), Name: "web1"})
+	r.want(t, link.Connected)
+	op := deploy("op1")
+	op.Payload = &protocol.Payload{Secrets: map[string]protocol.Secret{"PW": "canary-hunter2"}}
+	if _, err := hub.Do(t.Context(), op, nil); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := hub.Observe(t.Context(), "web1", nil); err != nil || len(s.Containers) != 1 {
+		t.Fatal(s, err)
+	}
+	heard := m.heard()
+	if !strings.Contains(heard, `"kind":"submit"`) {
+		t.Fatal("nothing was heard in the middle")
+	}
+	if strings.Contains(heard, "canary") {
+		t.Error("what is sealed was heard in the middle")
+	}
+	// The connection it has in the agent's name says nothing the hub believes: all it has is what was said before.
+	m.replay.Store(true)
+	for range 3 {
+		if _, err := hub.Observe(t.Context(), "web1", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := hub.Do(t.Context(), op, nil); err != nil || !out.Again {
+		t.Errorf("Do = %+v, %v", out, err)
+	}
+	if n := len(agent.Done()); n != 1 {
+		t.Errorf("%d ops done", n)
+	}
+}
+
+// A middle ends the TLS of both sides and hears everything. With replay it sends each message of the agent twice.
+type middle struct {
+	net.Listener
+	replay atomic.Bool
+	mu     sync.Mutex
+	said   strings.Builder
+}
+
+func newMiddle(t *testing.T, hub string) *middle {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Date(2090, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2091, 1, 1, 0, 0, 0, 0, time.UTC)}
+	der, err := x509.CreateCertificate(rand.Reader, about, about, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &middle{Listener: l}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			a, err := l.Accept()
+			if err != nil {
+				return
+			}
+			h, err := tls.Dial("tcp", hub, &tls.Config{InsecureSkipVerify: true})
+			if err != nil {
+				a.Close()
+				continue
+			}
+			go m.pass(h, a, true)
+			go m.pass(a, h, false)
+		}
+	}()
+	return m
+}
+
+func (m *middle) pass(to, from net.Conn, agent bool) {
+	defer to.Close()
+	defer from.Close()
+	buf := make([]byte, 1<<20)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		m.mu.Lock()
+		m.said.Write(buf[:n])
+		m.mu.Unlock()
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+		// What is one whole message of NATS's protocol can be said again.
+		if agent && m.replay.Load() && (bytes.HasPrefix(buf[:n], []byte("PUB ")) || bytes.HasPrefix(buf[:n], []byte("HPUB "))) && bytes.HasSuffix(buf[:n], []byte("\r\n")) {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (m *middle) heard() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.said.String()
+}
+
+// TestLowerTermIsRefused: an order signed by the fleet's key, but by a leader that another one has followed, is void.
+func TestLowerTermIsRefused(t *testing.T) {
+	hubKey, hubPublic := newKey(t)
+	hub := newHub(t, fleet.Options{Key: hubKey})
+	key, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "term")
+	if err := os.WriteFile(file, []byte("50\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	agent := fleettest.NewAgent()
+	serve(t, hub, link.Options{Handler: agent, Key: key, TermFile: file})
+	bus, err := nats.Connect("", hub.InProcess(), nats.Nkey(hubPublic, hubKey.Sign))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bus.Close()
+	curve, _ := nkeys.CreateCurveKeys()
+	greeted := make(chan wire.Greeting, 1)
+	var agentCurve string
+	var e *wire.Endpoint
+	e = &wire.Endpoint{Conn: bus, Key: hubKey, Curve: curve,
+		Accept: func(m *wire.Manifest) error {
+			if m.To != e.CurveKey() {
+				return wire.ErrIgnore
+			}
+			return nil
+		},
+		Handle: func(m *wire.Message) {
+			var g wire.Greeting
+			if body, err := e.Open(m); err == nil && json.Unmarshal(body, &g) == nil {
+				agentCurve = m.Curve
+				greeted <- g
+			}
+		}}
+	if _, err := e.Listen(wire.FromAgents); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Send(t.Context(), wire.ToAgent(public), wire.Manifest{Kind: wire.Hello, Agent: public}, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	g := <-greeted
+	send := func(term, seq uint64) error {
+		op := deploy("stale")
+		op.Version, op.Term = protocol.Version, term
+		body, _ := json.Marshal(op)
+		return e.Send(t.Context(), wire.ToAgent(public), wire.Manifest{Kind: wire.Submit, Agent: public, To: agentCurve, Session: g.Session, Term: term, Seq: seq, Op: "stale"}, body)
+	}
+	if err := send(49, 1); !errors.Is(err, wire.Refusal(wire.RefusedTerm)) {
+		t.Errorf("term 49 after 50: %v", err)
+	}
+	if n := len(agent.Done()); n != 0 {
+		t.Errorf("%d ops done", n)
+	}
+	if data, _ := os.ReadFile(file); string(data) != "50\n" {
+		t.Errorf("kept %q", data)
+	}
 }

@@ -104,7 +104,7 @@ func (j *Journal) Append(ctx context.Context, e apply.Entry) error {
 			j.index(ack.Sequence, e)
 			return j.reap()
 		}
-		future, err := j.js.PublishMsgAsync(msg)
+		future, err := j.js.PublishMsgAsync(msg, jetstream.WithStallWait(stallWait))
 		if err != nil {
 			return fmt.Errorf("append to journal: %w", err)
 		}
@@ -113,6 +113,10 @@ func (j *Journal) Append(ctx context.Context, e apply.Entry) error {
 	j.index(0, e)
 	return nil
 }
+
+// stallWait is how long an entry waits for a slow disk to catch up with the thousands before it: a run of many steps at
+// once is no failure of the journal.
+const stallWait = 30 * time.Second
 
 // Flush returns when all entries are on disk.
 func (j *Journal) Flush(ctx context.Context) error {

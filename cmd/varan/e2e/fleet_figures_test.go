@@ -275,7 +275,7 @@ func (f *figures) fleet(t *testing.T, n int) {
 	var many strings.Builder
 	for i := range n {
 		for j := range 10 {
-			fmt.Fprintf(&many, "[[deployment]]\nname = \"r%04d-%d\"\n[deployment.config]\nserver = %q\nimage = \"registry.example.org/web:1\"\nenvironment = \"HOST = h%d\"\n", i, j, server(i), j)
+			fmt.Fprintf(&many, "[[deployment]]\nname = \"r%04d-%d\"\n[deployment.config]\nserver = %q\nimage = { type = \"Image\", params = { image = \"registry.example.org/web:1\" } }\nenvironment = \"HOST = h%d\"\n", i, j, server(i), j)
 		}
 	}
 	w.socket(t, "POST", "/api/v1/pause", `{"reason":"so that only the asked plan is made"}`)
