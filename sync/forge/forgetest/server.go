@@ -1,6 +1,7 @@
 package forgetest
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -409,3 +410,6 @@ func (s *Server) content(r *http.Request) bool {
 }
 
 var errGone = errors.New("no such thing")
+
+// TLSConfig is the server's, for another one that is to be trusted alike.
+func (s *Server) TLSConfig() *tls.Config { return s.http.TLS.Clone() }
