@@ -2,6 +2,7 @@ package forge_test
 
 import (
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -30,3 +31,5 @@ func lsRemote(t *testing.T, at string) map[string]string {
 	}
 	return refs
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }

@@ -23,6 +23,7 @@ func TestRateLimits(t *testing.T) {
 		"down for maintenance": {Times: 1, Status: 503, Header: map[string]string{"Retry-After": "1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			each(t, func(t *testing.T, w *world, c forge.Forge) {
 				ctx := t.Context()
 				_, head := w.pull("feature", map[string]string{"b.toml": "two\n"})
@@ -116,6 +117,7 @@ func TestBadWeather(t *testing.T) {
 		"lost before": {Drop: true}, "lost after": {Lose: true}, "cut in the middle": {Cut: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			each(t, func(t *testing.T, w *world, c forge.Forge) {
 				ctx := t.Context()
 				n, head := w.pull("feature", map[string]string{"b.toml": "two\n"})

@@ -183,6 +183,20 @@ func (r *Repo) Open(author, title string, head *Repo, branch, base string) (int,
 	return p.Number, r.pullHook("opened", p, r.s.user(author), nil)
 }
 
+// Multiply opens a pull request so many times more, without Git's work and without webhooks.
+func (r *Repo) Multiply(number, times int) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	for range times {
+		r.lastNumber++
+		t := *r.threads[number]
+		p := *t.pull
+		p.Number, p.id = r.lastNumber, r.s.id()
+		t.number, t.pull, t.comments = p.Number, &p, nil
+		r.threads[p.Number] = &t
+	}
+}
+
 // OpenIssue opens an issue, which is no pull request.
 func (r *Repo) OpenIssue(author, title string) int {
 	r.s.mu.Lock()
