@@ -45,7 +45,7 @@ in the right order.`,
 	in("do", newPlan(sh), newApply(sh), newDemo(sh))
 	in("daemon", newServe(sh), newStatus(sh), newRuns(sh), newLogs(sh), newRun(sh), newApprove(sh), newHold(sh),
 		newPause(sh), newCancel(sh), newRemove(sh), newAgent(sh), newKey(sh))
-	in("more", newVersion(sh), newDoctor(sh))
+	in("more", newVersion(sh), newDoctor(sh), newForge(sh))
 	root.SetHelpCommandGroupID("more")
 	root.SetCompletionCommandGroupID("more")
 	root.AddCommand(newDemoApp(sh))

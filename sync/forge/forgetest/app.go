@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -62,6 +63,45 @@ func (s *Server) AddApp(slug string, repos ...*Repo) (*App, error) {
 	}
 	s.apps[a.ID] = a
 	return a, nil
+}
+
+// Create does what the page behind a manifest's form does: it makes the App and returns the code that GitHub leads
+// the browser back with, once it is given what the form sent.
+func (s *Server) Create(manifest []byte, owner string) (code string, err error) {
+	var m struct {
+		Name        string            `json:"name"`
+		Redirect    string            `json:"redirect_url"`
+		Permissions map[string]string `json:"default_permissions"`
+		Events      []string          `json:"default_events"`
+	}
+	if err := json.Unmarshal(manifest, &m); err != nil {
+		return "", fmt.Errorf("read the manifest: %w", err)
+	}
+	if m.Name == "" || m.Redirect == "" {
+		return "", fmt.Errorf("a manifest needs a name and a redirect_url: %s", manifest)
+	}
+	a, err := s.AddApp(strings.ToLower(strings.ReplaceAll(m.Name, " ", "-")))
+	if err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.Permissions, a.Events, a.Owner = m.Permissions, m.Events, s.user(owner).Login
+	code = rand.Text()
+	s.codes[code] = a
+	return code, nil
+}
+
+// Install puts an App on a repository, as its page's button does.
+func (s *Server) Install(id int64, on *Repo) (installation int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.apps[id]
+	if a == nil {
+		return 0, fmt.Errorf("App %d: %w", id, errGone)
+	}
+	a.repos = append(a.repos, on)
+	return a.Installation, nil
 }
 
 // Revoke ends every token of the App's installation at once.
@@ -148,4 +188,11 @@ func (s *Server) issue(a *App) (string, time.Time) {
 	a.tokens[token] = until
 	a.Issued++
 	return token, until
+}
+
+// Uninstall takes an App off every repository.
+func (s *Server) Uninstall(a *App) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.repos = nil
 }

@@ -393,6 +393,17 @@ func (s *Server) githubRoutes(mux *http.ServeMux) {
 		}
 		a.no(http.StatusNotFound, "Not Found")
 	}))
+	mux.HandleFunc("POST /app-manifests/{code}/conversions", s.handle(func(a *ask) {
+		app := s.codes[a.PathValue("code")]
+		if app == nil {
+			a.no(http.StatusNotFound, "Not Found")
+			return
+		}
+		delete(s.codes, a.PathValue("code"))
+		out := s.appJSON(app)
+		out["pem"], out["webhook_secret"], out["client_id"], out["client_secret"] = app.Key, "hook-secret", "Iv1.0", "client-secret"
+		a.say(http.StatusCreated, out)
+	}))
 	mux.HandleFunc("POST /app/installations/{id}/access_tokens", s.handle(func(a *ask) {
 		app, err := s.appOf(a.Request)
 		switch {

@@ -54,6 +54,7 @@ type Server struct {
 	users      map[string]*User // by login, lower case
 	repos      map[string]*Repo // by owner/name, lower case
 	apps       map[int64]*App
+	codes      map[string]*App // of manifests, not traded yet
 	troubles   []*trouble
 	calls      []Call
 	deliveries []Delivery
@@ -81,7 +82,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		Kind: o.Kind, dir: o.Dir, contracts: o.Contracts, fail: o.Fail, nextID: 1000,
 		TokenLife: time.Hour, Remaining: -1,
-		users: make(map[string]*User), repos: make(map[string]*Repo), apps: make(map[int64]*App),
+		users: make(map[string]*User), repos: make(map[string]*Repo), apps: make(map[int64]*App), codes: make(map[string]*App),
 	}
 	if s.fail == nil {
 		s.fail = func(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }

@@ -103,6 +103,7 @@ var permissions = []permission{
 	{name: "contents", page: "Contents", level: "read", what: "read files"},
 	{name: "pull_requests", page: "Pull requests", level: "write", what: "read pull requests, write the comment"},
 	{name: "statuses", page: "Commit statuses", level: "write", what: "set varan/plan and varan/apply"},
+	{name: "issues", page: "Issues", level: "read", what: "hear of comments by webhook", optional: true},
 	{name: "checks", page: "Checks", level: "write", what: "mark mistakes at their lines", optional: true},
 	{name: "merge_queues", page: "Merge queues", level: "read", what: "hear of merge-queue groups", optional: true},
 }
@@ -187,7 +188,7 @@ func (c *Client) checkToken(ctx context.Context, repo forge.Repo) ([]forge.Findi
 	}
 	return append(out, forge.Finding{
 		Optional: true, What: "mark mistakes at their lines", Detail: "GitHub takes check runs from Apps only; they stand in the comment instead",
-		Fix: "use a GitHub App: varan forge check --manifest",
+		Fix: "use a GitHub App: varan forge app-manifest",
 	}), nil
 }
 
