@@ -32,18 +32,6 @@ func newForge(sh *shell) *cobra.Command {
 	return cmd
 }
 
-// forgeOptions are a [[forge]] of varan.toml as its client wants them.
-func forgeOptions(s *settings.Settings, f settings.Forge) forge.Options {
-	o := forge.Options{
-		Kind: forge.Kind(f.Type), Domain: f.Domain, APIURL: f.APIURL, Token: f.Token.Reveal(), Agent: "varan/" + buildVersion(),
-		AllowInternal: s.AllowInternal, AllowHTTP: s.AllowHTTP,
-	}
-	if f.AppID != 0 {
-		o.App = &forge.App{ID: f.AppID, Installation: f.InstallationID, Key: f.PrivateKey.Reveal()}
-	}
-	return o
-}
-
 // forgeCheckCommand tries the credentials of every [[forge]].
 type forgeCheckCommand struct {
 	sh     *shell
@@ -77,7 +65,12 @@ func (c *forgeCheckCommand) Run(ctx context.Context) error {
 		return errors.New("varan.toml has no [[forge]]\nadd one: type, domain and token_file, or app_id, installation_id and private_key_file")
 	}
 	bad := 0
-	for _, f := range set.Forge {
+	for i := range set.Forge {
+		f := &set.Forge[i]
+		if f.Token.Reveal() == "" && f.AppID == 0 {
+			c.sh.print("· " + report.Escape(f.Domain) + ": has no credential, only a webhook secret: varan hears of pushes and says nothing there\n")
+			continue
+		}
 		repos, err := c.repos(set, f)
 		if err != nil {
 			return err
@@ -125,7 +118,7 @@ func (c *forgeCheckCommand) show(findings []forge.Finding) (bad int) {
 }
 
 // repos are those named, else the config repository if it lies on that forge.
-func (c *forgeCheckCommand) repos(set *settings.Settings, f settings.Forge) ([]forge.Repo, error) {
+func (c *forgeCheckCommand) repos(set *settings.Settings, f *settings.Forge) ([]forge.Repo, error) {
 	var out []forge.Repo
 	for _, name := range c.Repos {
 		r, err := forge.ParseRepo(name)
