@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/docker/docker/api/types/container"
@@ -48,8 +49,9 @@ func (r *run) idOf(name string) string {
 	return r.byName[name].ID
 }
 
-// blame says why a service could not be started: where whom it shares with does not run, the cause is that one's.
-func blame(ctx context.Context, s *Service, acting map[string]*progress, err error) error {
+// blame says why a service could not be started: where whom it shares with does not run, the cause is that one's. It
+// may have passed its gate and ended after.
+func (r *run) blame(ctx context.Context, s *Service, acting map[string]*progress, err error) error {
 	var f *Failure
 	if !errors.As(err, &f) || !f.joins {
 		return err
@@ -67,6 +69,30 @@ func blame(ctx context.Context, s *Service, acting map[string]*progress, err err
 		if p.err != nil {
 			return p.err
 		}
+		if ended := r.ended(ctx, n.Service); ended != nil {
+			return ended
+		}
 	}
 	return err
+}
+
+// ended is why a service that this change has started does not run now; nil if it does, or is done.
+func (r *run) ended(ctx context.Context, service string) error {
+	for _, n := range r.intent.News {
+		if n.Service != service {
+			continue
+		}
+		c, err := r.engine.api.ContainerInspect(ctx, n.ID)
+		if err != nil {
+			continue // the first failure tells enough
+		}
+		i := slices.IndexFunc(r.job.Services, func(s Service) bool { return s.Name == service })
+		w := watch{id: n.ID, name: n.Name, service: service, oneShot: i >= 0 && r.job.Services[i].OneShot}
+		if _, err := w.judge(c, c.State.StartedAt, c.RestartCount, 0); err != nil {
+			f := err.(*Failure)
+			f.Tail = r.engine.tail(ctx, n.ID)
+			return f
+		}
+	}
+	return nil
 }

@@ -163,7 +163,7 @@ func (r *run) startAll(ctx context.Context, resumed bool) error {
 			began := time.Now()
 			gates, err := r.startService(ctx, s, news[s.Name], agains[s.Name], sem, resumed)
 			if err != nil {
-				return blame(ctx, s, acting, err)
+				return r.blame(ctx, s, acting, err)
 			}
 			close(me.started)
 			state, err := r.gates(ctx, s, gates)
