@@ -566,3 +566,54 @@ func TestLowerTermIsRefused(t *testing.T) {
 		t.Errorf("kept %q", data)
 	}
 }
+
+// TestObservationStands: an agent is asked again when it says that something changed, when an op was done or when it
+// came anew, and not before.
+func TestObservationStands(t *testing.T) {
+	hub := newHub(t, fleet.Options{})
+	key, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	agent := &asked{Agent: fleettest.NewAgent()}
+	changed := make(chan struct{}, 1)
+	_, stop := serve(t, hub, link.Options{Handler: agent, Key: key, Changed: changed})
+	look := func(what string, want int64) {
+		t.Helper()
+		for range 3 {
+			if _, err := hub.Observe(t.Context(), "web1", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := agent.times.Load(); got != want {
+			t.Errorf("%s: asked %d times, want %d", what, got, want)
+		}
+	}
+	look("at first", 1)
+	changed <- struct{}{}
+	<-hub.Changed()
+	look("after a change", 2)
+	if _, err := hub.Do(t.Context(), deploy("op1"), nil); err != nil {
+		t.Fatal(err)
+	}
+	look("after an op", 3)
+	stop()
+	serve(t, hub, link.Options{Handler: agent, Key: key})
+	look("after it came back", 4)
+	if _, err := hub.Observe(t.Context(), "web1", []protocol.Query{{Resource: "stack/db"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := agent.times.Load(); got != 5 {
+		t.Errorf("a question was answered from memory")
+	}
+}
+
+type asked struct {
+	*fleettest.Agent
+	times atomic.Int64
+}
+
+func (a *asked) Observe(ctx context.Context, q protocol.Observe) protocol.Observed {
+	a.times.Add(1)
+	return a.Agent.Observe(ctx, q)
+}
