@@ -23,6 +23,7 @@ import (
 	"github.com/varanhq/varan/agent/container"
 	machine "github.com/varanhq/varan/agent/host"
 	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/agent/stack"
 	"github.com/varanhq/varan/schema"
 )
 
@@ -56,6 +57,7 @@ type Agent struct {
 	changed chan struct{}
 
 	policies policies
+	loads    stack.Loads
 	shares   shares
 
 	mu      sync.Mutex // guards what follows

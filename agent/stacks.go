@@ -21,7 +21,7 @@ func (a *Agent) openStack(ctx context.Context, op protocol.Op, rec *record) (*st
 			return nil, err
 		}
 	}
-	return stack.Open(stack.Options{Root: a.opts.Root, API: a.api, Engine: a.engine, Allow: a.allow}, op, running)
+	return stack.Open(stack.Options{Root: a.opts.Root, API: a.api, Engine: a.engine, Allow: a.allow, Loads: &a.loads}, op, running)
 }
 
 // directoryOf is the project's folder of the op's stack on this host; "" for a deployment.

@@ -81,7 +81,7 @@ func (s *Stack) Declare(ctx context.Context, print func(parts ...string) string)
 			if !path.IsAbs(name) {
 				name = path.Join(s.dir, name)
 			}
-			data, ok, err := s.read(name)
+			data, ok, err := s.file(name)
 			out.Files = append(out.Files, name)
 			values = append(values, compose.EnvValues(data)...)
 			return data, ok, err

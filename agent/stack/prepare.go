@@ -24,7 +24,7 @@ func (s *Stack) Prepare(ctx context.Context, services []string, progress func(se
 	if progress == nil {
 		progress = func(string, string, string) {}
 	}
-	project, err := s.load(ctx, s.hooked())
+	project, err := s.load(ctx, s.hooked(), false)
 	if err != nil && s.hooked() {
 		// What pre_deploy makes is not there yet; images are known without it.
 		return s.pull(ctx, s.pullsOfUnits(services), progress)

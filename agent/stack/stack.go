@@ -28,6 +28,7 @@ type Options struct {
 	API    client.APIClient
 	Engine *container.Engine // pulls
 	Allow  container.Allow
+	Loads  *Loads // may be nil
 }
 
 // A Stack is one op's stack on this host. Its methods are called in this order: Prepare for a Prepare op; Lay,
@@ -194,31 +195,6 @@ func UndoFile(root string, id schema.ID) string {
 	return filepath.Join(root, "undo", Segment(id.Name())+".json")
 }
 
-// An overlay is the files a stack was sent, over those that lie in its folder on the host: what was sent wins,
-// whatever a container put in its place.
-type overlay struct {
-	sent   *compose.Memory
-	folder *compose.Folder
-}
-
-func (o overlay) Lookup(name string) (compose.Entry, error) {
-	e, err := o.sent.Lookup(name)
-	if errors.Is(err, fs.ErrNotExist) && o.folder != nil {
-		return o.folder.Lookup(name)
-	}
-	return e, err
-}
-
-func (o overlay) Walk(dir string, fn func(compose.Entry) error) error { return o.sent.Walk(dir, fn) }
-
-func (o overlay) Read(name string, limit int64) ([]byte, error) {
-	data, err := o.sent.Read(name, limit)
-	if errors.Is(err, fs.ErrNotExist) && o.folder != nil {
-		return o.folder.Read(name, limit)
-	}
-	return data, err
-}
-
 // sent is the files that came with the op.
 func (s *Stack) sent() (*compose.Memory, error) {
 	m := compose.NewMemory()
@@ -230,36 +206,8 @@ func (s *Stack) sent() (*compose.Memory, error) {
 	return m, nil
 }
 
-// load reads the project as compose will see it; early, what pre_deploy makes may be missing.
-func (s *Stack) load(ctx context.Context, early bool) (*compose.Project, error) {
-	sent, err := s.sent()
-	if err != nil {
-		return nil, err
-	}
-	tree := overlay{sent: sent}
-	in := compose.Input{Resource: s.res, OnHost: s.cfg().FilesOnHost}
-	in.Tree = tree
-	root, err := os.OpenRoot(s.dir)
-	switch {
-	case err == nil && in.OnHost:
-		defer root.Close()
-		in.Tree = hostTree{compose.NewHost(root), s.fence}
-	case err == nil:
-		defer root.Close()
-		tree.folder = compose.NewFolder(root)
-		in.Tree = tree
-	case in.OnHost:
-		return nil, fmt.Errorf("open %s: %w", s.dir, err)
-	}
-	p, err := compose.Load(ctx, in, compose.Host{Dir: s.dir, Secrets: s.secrets, Read: s.read, Early: early})
-	if err != nil {
-		return nil, errors.New(s.mask.String(err.Error()))
-	}
-	return p, nil
-}
-
-// read gives a file of the host; in the stack's own folder, where containers write, through its handle.
-func (s *Stack) read(abs string) ([]byte, bool, error) {
+// file gives a file of the host; in the stack's own folder, where containers write, through its handle.
+func (s *Stack) file(abs string) ([]byte, bool, error) {
 	rel, err := filepath.Rel(s.dir, abs)
 	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") || s.dir == "/" {
 		return ReadHost(abs)
@@ -346,7 +294,7 @@ func (s *Stack) envFile(ctx context.Context) (*File, error) {
 		}
 		return &File{Path: p, Data: []byte(s.reveal(text)), Private: true}, nil
 	}
-	p, err := s.load(ctx, false)
+	p, err := s.load(ctx, false, false)
 	if err != nil {
 		return nil, err
 	}
@@ -385,7 +333,7 @@ func (s *Stack) withDir(do func(*Dir) error) error {
 
 // Load reads the project as it lies on the host now. The Stack is a container.Creator from then on.
 func (s *Stack) Load(ctx context.Context) error {
-	p, err := s.load(ctx, false)
+	p, err := s.load(ctx, false, true)
 	if err != nil {
 		return err
 	}

@@ -441,6 +441,17 @@ func BenchmarkDeclare50(b *testing.B) {
 	}
 }
 
+func BenchmarkLoad50(b *testing.B) {
+	files := tree(b, map[string]string{"compose.yaml": w1(50)})
+	r := stack(schema.StackConfig{})
+	b.ReportAllocs()
+	for b.Loop() {
+		if p, err := Load(context.Background(), Input{Resource: r, Tree: files}, Host{Dir: "/stack"}); err != nil || len(p.Services) != 50 {
+			b.Fatal(err)
+		}
+	}
+}
+
 func FuzzCompose(f *testing.F) {
 	f.Add("services: {web: {image: a}}")
 	f.Add("include: [x]\nservices: {web: {extends: {file: x, service: y}, env_file: [.env]}}")

@@ -430,6 +430,7 @@ func (m *model) load(ctx context.Context) {
 		o.SetProjectName(m.name, true)
 		o.ResolvePaths = false
 		o.SkipInclude = !s.external
+		o.SkipValidation = m.w.dir != "" // Declare has validated what is loaded here: it is 40 % of the work
 		o.SkipResolveEnvironment = true
 		o.Interpolate.Substitute = func(text string, lookup template.Mapping) (string, error) {
 			return template.SubstituteWithOptions(text, func(name string) (string, bool) {
@@ -455,6 +456,7 @@ func (m *model) load(ctx context.Context) {
 		m.failCompose(root, err)
 		return
 	}
+	delete(dict, "version") // obsolete; validation takes it out
 	m.relate(dict, root)
 	m.dict = dict
 	m.take()
