@@ -53,8 +53,10 @@ type Agent struct {
 	prints  *prints
 	allow   container.Allow
 	figures *machine.Reader
-	locks   []io.Closer
-	changed chan struct{}
+	// engineID tells one engine from another.
+	engineID string
+	locks    []io.Closer
+	changed  chan struct{}
 
 	policies policies
 	loads    stack.Loads
@@ -158,7 +160,8 @@ func (a *Agent) connect() error {
 		return fmt.Errorf("ask the Docker engine at %s about itself: %w", c.DaemonHost(), err)
 	}
 	// Engines before 25.0 take their id from a file of the host, which several on one host share.
-	return a.lockEngine(info.ID + info.DockerRootDir)
+	a.engineID = info.ID + info.DockerRootDir
+	return a.lockEngine(a.engineID)
 }
 
 // lockRoot makes sure that no other agent works in this root.

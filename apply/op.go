@@ -36,7 +36,7 @@ func (r *run) do(ctx context.Context, j job) job {
 		}
 	}
 	op := protocol.Op{
-		Version: protocol.Version, Verb: j.verb, Resource: s.Resource, Server: s.Server,
+		Version: protocol.Version, Verb: j.verb, Resource: cmp.Or(s.Of, s.Resource), Server: s.Server,
 		Fleet: r.opts.Head.Fleet, Sync: cmp.Or(s.Sync, r.opts.Head.Sync), Commit: cmp.Or(s.Commit, r.opts.Head.Commit),
 		Digest: s.Digest, Services: s.Services, Payload: trim(j.verb, j.payload),
 		ID: OpIDOf(r.opts.Head.Sync, s.Resource, s.Digest, j.verb, r.opts.Run),
@@ -78,7 +78,7 @@ func (r *run) ask(ctx context.Context, op protocol.Op, j *job) {
 		_, reached = rec.Intended[op.ID]
 	}
 	progress := func(p protocol.Progress) {
-		r.emit(Event{Kind: OpProgress, Resource: op.Resource, Server: op.Server, Action: j.Action, Verb: op.Verb, Progress: &p})
+		r.emit(Event{Kind: OpProgress, Resource: j.Resource, Server: op.Server, Action: j.Action, Verb: op.Verb, Progress: &p})
 	}
 	pause := 100 * time.Millisecond
 	since := time.Now()
@@ -109,7 +109,7 @@ func (r *run) ask(ctx context.Context, op protocol.Op, j *job) {
 			return
 		}
 		r.log.Warn("outcome not known, asking again", "resource", op.Resource, "server", op.Server, "op", op.ID, "err", err)
-		r.emit(Event{Kind: OpAsked, Resource: op.Resource, Server: op.Server, Action: j.Action, Verb: op.Verb, Detail: err.Error()})
+		r.emit(Event{Kind: OpAsked, Resource: j.Resource, Server: op.Server, Action: j.Action, Verb: op.Verb, Detail: err.Error()})
 		select {
 		case <-ctx.Done():
 			j.cut = true

@@ -79,6 +79,9 @@ func (m *maker) linkOrphans(g *graph) {
 		}
 	}
 	for j := len(m.resources); j < len(m.nodes); j++ {
+		if to, ok := m.index[m.nodes[j].of]; ok { // first it comes to be where it is declared to be
+			g.deps[j] = append(g.deps[j], to)
+		}
 		slices.Sort(g.deps[j])
 		g.deps[j] = slices.Compact(g.deps[j])
 		for _, i := range g.deps[j] {

@@ -358,8 +358,9 @@ func (m *maker) guardHolds(n *node) {
 // holds are those of the resource, its former name and its server, in a fixed order.
 func (n *node) holds() []Hold {
 	var out []Hold
+	id := cmp.Or(n.of, n.id)
 	for _, h := range n.host.Holds {
-		if h.Resource == "" || h.Resource == n.id || n.wasID != "" && h.Resource == n.wasID {
+		if h.Resource == "" || h.Resource == id || n.wasID != "" && h.Resource == n.wasID {
 			out = append(out, h)
 		}
 	}

@@ -23,6 +23,7 @@ func Make(d *Desired, st *State, previous *schema.Config) *Plan {
 	}
 	m.checkPorts()
 	m.orphans()
+	m.moved()
 	g := m.link()
 	for _, i := range g.order {
 		m.propagate(i, g)
@@ -34,6 +35,7 @@ func Make(d *Desired, st *State, previous *schema.Config) *Plan {
 // A node is one resource while its step is made.
 type node struct {
 	id     schema.ID
+	of     schema.ID        // whose leftovers it is about, where id has "@server"; "" = its own
 	res    *schema.Resource // nil for an orphan
 	decl   *Declared
 	server string
@@ -242,7 +244,7 @@ func (m *maker) finish(g *graph) *Plan {
 	p.Steps = make([]Step, 0, len(m.nodes))
 	for _, i := range g.printOrder() {
 		n := &m.nodes[i]
-		if m.only != nil && !m.only[n.id] {
+		if m.only != nil && !m.only[n.id] && !m.only[n.of] {
 			continue
 		}
 		n.step.Wave = int(g.wave[i])

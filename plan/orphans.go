@@ -27,6 +27,86 @@ func (m *maker) orphans() {
 	}
 }
 
+// moved makes a node of what declared resources left behind on other servers than their own. It goes, as an orphan
+// would, once the resource is healthy where it is declared to be.
+func (m *maker) moved() {
+	for _, server := range slices.Sorted(maps.Keys(m.hosts)) {
+		h := m.hosts[server]
+		if h.Unreachable != "" {
+			continue
+		}
+		left := map[schema.ID]bool{}
+		for id := range h.byResource {
+			left[id] = true
+		}
+		for id, e := range h.Ledger {
+			if e != nil && e.Adopted {
+				left[id] = true
+			}
+		}
+		for _, id := range slices.Sorted(maps.Keys(left)) {
+			i, declared := m.index[id]
+			if !declared || !isDeployed(id.Kind()) || m.only != nil && !m.only[id] {
+				continue
+			}
+			if n := &m.nodes[i]; n.server != server && n.host != nil && !n.res.Template && !n.res.Unplaced {
+				m.leftBehind(h, server, id, n.server)
+			}
+		}
+	}
+}
+
+// leftBehind makes the step of what stands on server of a resource that is declared to be on another one.
+func (m *maker) leftBehind(h *host, server string, id schema.ID, to string) {
+	n := m.orphanNode(h, server, id)
+	n.of, n.id = id, id+schema.ID("@"+server)
+	n.step.Resource, n.step.Of = n.id, id
+	if len(n.owned) == 0 || !m.ours(n.owned[0].Sync) {
+		return
+	}
+	switch {
+	case h.Engine != "" && m.hosts[to].Engine == h.Engine:
+		m.say(schema.SeverityWarning, m.nodes[m.index[id]].res.Pos, "give one machine one agent", "servers %s and %s are one Docker engine, each with an agent of its own", min(server, to), max(server, to))
+		return
+	case !m.deletes(&n):
+		n.because(Moved, "it is on %s now; delete = false leaves it running here", to)
+		m.say(schema.SeverityWarning, m.nodes[m.index[id]].res.Pos, "set delete = true, or remove it there by hand",
+			"%s is on %s now; what stands on %s is left running: delete is not true", id, to, server)
+	case n.entry == nil:
+		n.because(Moved, "it is on %s now; without a ledger entry it is not removed by itself", to)
+		m.say(schema.SeverityWarning, m.nodes[m.index[id]].res.Pos, "remove it there by hand",
+			"%s is on %s now; what stands on %s is left running: its ledger entry is lost", id, to, server)
+	default:
+		n.become(Remove, Moved, "it is on %s now", to)
+		n.removeAll()
+	}
+	m.nodes = append(m.nodes, n)
+}
+
+// moves reports whether the node is what a declared resource left behind.
+func (m *maker) moves(n *node) bool {
+	_, declared := m.index[n.of]
+	return declared
+}
+
+// keepBehind leaves what stands on the former server while the resource cannot come to be on its own.
+func (m *maker) keepBehind(n *node) {
+	to := &m.nodes[m.index[n.of]]
+	switch to.step.Action {
+	case Create, Update, Recreate, Restart, Adopt, Stop:
+		return
+	case None:
+		if to.live {
+			return
+		}
+	}
+	if n.step.Action == Remove {
+		n.step.Services = nil
+		n.step.Action = None
+		n.because(WaitsFor, "kept until %s is on %s", n.of, to.server)
+	}
+}
+
 // orphansOn lists the resources of our fleet on a host that nobody declares, sorted.
 func (m *maker) orphansOn(h *host) []schema.ID {
 	seen := map[schema.ID]bool{}
@@ -102,7 +182,8 @@ func (m *maker) deletes(n *node) bool {
 	return m.d.Rules.Delete
 }
 
-func (m *maker) orphan(h *host, server string, id schema.ID) {
+// orphanNode begins the node of what stands on a server and is not declared to be there.
+func (m *maker) orphanNode(h *host, server string, id schema.ID) node {
 	n := node{id: id, server: server, host: h, live: true, idle: true}
 	n.entry = h.entryOf(id, m.d.Fleet)
 	n.owned = h.byResource[id]
@@ -110,6 +191,24 @@ func (m *maker) orphan(h *host, server string, id schema.ID) {
 		n.owned = slices.Concat(n.owned, m.adoptedContainers(h, n.entry))
 	}
 	n.step = Step{Resource: id, Server: server, Action: None}
+	return n
+}
+
+// removeAll lists what a removal takes away.
+func (n *node) removeAll() {
+	for _, c := range n.owned {
+		n.service(cmp.Or(c.Service, c.Name), Remove)
+	}
+	slices.SortFunc(n.step.Services, func(a, b ServiceStep) int { return cmp.Compare(a.Name, b.Name) })
+	n.step.Digest = ResourceDigest(n.unitsBefore())
+}
+
+func (m *maker) orphan(h *host, server string, id schema.ID) {
+	n := m.orphanNode(h, server, id)
+	if slices.ContainsFunc(m.nodes[len(m.resources):], func(o node) bool { return o.id == id }) { // on a server before
+		n.of, n.id = id, id+schema.ID("@"+server)
+		n.step.Resource, n.step.Of = n.id, id
+	}
 	switch {
 	case m.only[id]:
 		n.become(Remove, Orphaned, "no file declares it; removal was asked for by name")
@@ -125,11 +224,7 @@ func (m *maker) orphan(h *host, server string, id schema.ID) {
 		n.become(Remove, Orphaned, "no file declares it any more")
 	}
 	if n.step.Action == Remove {
-		for _, c := range n.owned {
-			n.service(cmp.Or(c.Service, c.Name), Remove)
-		}
-		slices.SortFunc(n.step.Services, func(a, b ServiceStep) int { return cmp.Compare(a.Name, b.Name) })
-		n.step.Digest = ResourceDigest(n.unitsBefore())
+		n.removeAll()
 	}
 	m.nodes = append(m.nodes, n)
 }
@@ -150,7 +245,7 @@ func (m *maker) tellOrphan(n *node, why string) {
 func (m *maker) capRemovals() {
 	var removed []*node
 	for i := range m.nodes {
-		if n := &m.nodes[i]; n.res == nil && n.step.Action == Remove && !m.only[n.id] {
+		if n := &m.nodes[i]; n.res == nil && n.step.Action == Remove && !m.only[cmp.Or(n.of, n.id)] && !m.moves(n) {
 			removed = append(removed, n)
 		}
 	}

@@ -56,6 +56,9 @@ type Step struct {
 	Services []ServiceStep `json:"services"`
 	Changes  []Change      `json:"changes"`
 	Source   Source        `json:"source"`
+	// Of is set where the step is about what a resource left behind on another server than its own, or an orphan on
+	// a further one: Resource is then Of with "@server", so that every step has a name of its own.
+	Of schema.ID `json:"of,omitempty"`
 
 	// Sync and Commit are set where the resource comes from a further sync: they go on its labels.
 	Sync   string `json:"-"`
@@ -104,6 +107,7 @@ const (
 	Invalid         CauseKind = "invalid"   // its files or their consequences are refused; see the diagnostics
 	WaitsFor        CauseKind = "waits_for" // what it comes after cannot be changed now
 	ServerDisabled  CauseKind = "server_disabled"
+	Moved           CauseKind = "moved"   // to another server
 	Renamed         CauseKind = "renamed" // was: takes over the objects of its former name
 	Adopted         CauseKind = "adopted"
 	OwnContainer    CauseKind = "self" // varan runs in it

@@ -17,6 +17,9 @@ func (m *maker) propagate(i int32, g *graph) {
 		g.wave[i] = max(g.wave[i], wave)
 	}
 	if n.res == nil {
+		if m.moves(n) {
+			m.keepBehind(n)
+		}
 		m.guardSelf(n)
 		m.guardHolds(n)
 		return

@@ -23,6 +23,8 @@ type ServerState struct {
 	// Facts answers the questions asked with the observation, per resource.
 	Facts map[schema.ID]*Facts `json:"facts,omitempty"`
 	Self  string               `json:"self,omitempty"` // the container the agent runs in: never stopped
+	// Engine is the Docker engine's identity: two servers that name the same one are one machine. "" = not told.
+	Engine string `json:"engine,omitempty"`
 }
 
 // Facts are what only a look at the live objects or host files can tell about one resource.

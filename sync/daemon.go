@@ -331,6 +331,7 @@ func (d *Daemon) local(ctx context.Context, req PlanRequest) (*Local, error) {
 	opts.Settings = d.settings
 	d.mu.Unlock()
 	opts.Settings.Config.Path = nil
+	opts.whole, opts.Enrol = true, nil // a folder enrols nobody
 	if req.Ref != "" {
 		return OpenRepo(ctx, req.Dir, req.Ref, opts)
 	}

@@ -77,7 +77,7 @@ func openLocal(ctx context.Context, src source, opts Options, folder bool) (*Loc
 	l.mirrors = &mirrors{opts: &opts, settings: opts.Settings, repos: make(map[string]*gitrepo.Repo)}
 	l.s = newSyncer(RootName, &opts, &opts.Settings, src, l.mirrors, scope{paths: opts.Settings.Config.Path})
 	l.s.configure(opts.Settings.Config, opts.Settings.Compat)
-	l.s.here = true
+	l.s.here = !opts.whole
 	return l, nil
 }
 

@@ -51,7 +51,7 @@ func (d *Daemon) Status() Status {
 	count := map[string]int{}
 	for i := range s.last.Steps {
 		step := &s.last.Steps[i]
-		if k := step.Resource.Kind(); k != schema.KindStack && k != schema.KindDeployment {
+		if k := step.Resource.Kind(); k != schema.KindStack && k != schema.KindDeployment || step.Of != "" {
 			continue
 		}
 		count[step.Server]++

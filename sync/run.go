@@ -152,7 +152,7 @@ func (s *syncer) apply(ctx context.Context, r *reading, p *plan.Plan, j job) (*a
 			return r.payload(ctx, step.Resource, step.Declared, logins, true)
 		}),
 		Events: j.events, Preview: j.preview, Approved: p.Digest, Owed: s.owed,
-		PerServer: s.opts.PerServer, Parallel: s.opts.Parallel, MaxFailures: s.maxFailures, Failures: s.failures,
+		PerServer: s.opts.PerServer, Parallel: s.opts.Parallel, Patience: s.opts.Patience, MaxFailures: s.maxFailures, Failures: s.failures,
 	}
 	return apply.Run(ctx, opts)
 }

@@ -30,10 +30,6 @@ func (h *Hub) Observe(ctx context.Context, name string, queries []protocol.Query
 	if err != nil {
 		return none, err
 	}
-	before, changes := h.seen(key)
-	if before != nil && len(queries) == 0 {
-		return *before, nil
-	}
 	var observed protocol.Observed
 	q := protocol.Observe{Version: protocol.Version, Fleet: h.opts.Name, Queries: queries}
 	if err := h.call(ctx, key, wire.Observe, "", func(term uint64) any { q.Term = term; return q }, &observed); err != nil {
@@ -41,9 +37,6 @@ func (h *Hub) Observe(ctx context.Context, name string, queries []protocol.Query
 	}
 	if observed.Error != "" {
 		return none, fmt.Errorf("observe server %s: %s", name, observed.Error)
-	}
-	if len(queries) == 0 {
-		h.keep(key, changes, observed.State)
 	}
 	return observed.State, nil
 }
@@ -63,7 +56,6 @@ func (h *Hub) do(ctx context.Context, op protocol.Op, progress func(protocol.Pro
 	if err != nil {
 		return none, err
 	}
-	defer h.working(key)()
 	if progress != nil {
 		defer h.listen(key, op.ID, progress)()
 	}
@@ -322,7 +314,6 @@ func (h *Hub) handle(m *wire.Message) {
 		}
 		name := h.servers[m.Agent]
 		h.mu.Unlock()
-		h.stirred(m.Agent)
 		if m.Kind == wire.Here {
 			h.back(name)
 		}

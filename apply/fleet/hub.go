@@ -74,8 +74,7 @@ type Hub struct {
 	seqs      map[string]uint64   // messages sent, by agent's public key; never reset, an agent takes none twice
 	answers   map[string]waiter   // by the id of the message asked with
 	progress  map[protocol.OpID]*listener
-	figures   map[string]told   // by agent's public key
-	watches   map[string]*watch // by agent's public key
+	figures   map[string]told // by agent's public key
 	term      uint64
 	waiting   map[string]*Waiting // by public key
 	revoked   map[string]bool     // public keys locked out by hand
@@ -118,7 +117,7 @@ func Start(opts Options) (*Hub, error) {
 		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), changed: make(chan string, 256),
 		keys: make(map[string]string), servers: make(map[string]string), sessions: make(map[string]*session), seqs: make(map[string]uint64),
 		answers: make(map[string]waiter), progress: make(map[protocol.OpID]*listener), figures: make(map[string]told), term: 1,
-		waiting: make(map[string]*Waiting), watches: make(map[string]*watch), revoked: make(map[string]bool),
+		waiting: make(map[string]*Waiting), revoked: make(map[string]bool),
 		started: time.Now(),
 	}
 	h.ctx, h.stop = context.WithCancel(context.Background())
@@ -164,7 +163,7 @@ func (h *Hub) start() error {
 	if door.agents, err = h.server.LookupAccount(agentsAccount); err != nil {
 		return err
 	}
-	if h.gate, err = newGate(h.server, h.log, h.left); err != nil {
+	if h.gate, err = newGate(h.server, h.log); err != nil {
 		return err
 	}
 	h.server.SetLoggerV2(natsLog{h.log}, false, false, false)
@@ -316,7 +315,6 @@ func (h *Hub) admit() (gone []string) {
 		if h.servers[key] == "" {
 			gone = append(gone, key)
 			delete(h.sessions, key)
-			delete(h.watches, key)
 		}
 	}
 	return gone

@@ -143,7 +143,7 @@ func (c *config) compatFlag(cmd *cobra.Command) {
 func logger(sh *shell, s *settings.Settings) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(s.LogLevel))
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: report.LogAttr}
+	opts := &slog.HandlerOptions{Level: level}
 	if strings.EqualFold(s.LogFormat, "json") {
 		return slog.New(slog.NewJSONHandler(sh.err, opts))
 	}
@@ -153,7 +153,7 @@ func logger(sh *shell, s *settings.Settings) *slog.Logger {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
 				return slog.Attr{}
 			}
-			return report.LogAttr(groups, a)
+			return a
 		}
 	}
 	return slog.New(slog.NewTextHandler(sh.err, opts))

@@ -357,6 +357,9 @@ func (l *loader) check(s *Settings) {
 			l.fail("hub.listen", "hub.listen %q is not HOST:PORT or :PORT", s.Hub.Listen)
 		}
 	}
+	if s.Hub.Patience <= 0 {
+		l.fail("hub.patience", "hub.patience must be longer than nothing")
+	}
 	if s.Hub.URL != "" {
 		l.warn("hub.url", "an existing NATS cluster is not used by this version; agents connect to hub.listen")
 	}

@@ -72,6 +72,8 @@ type Hub struct {
 	Listen  string `toml:"listen"`
 	KeyFile string `toml:"key_file"` // the fleet's key: never inside data_dir
 	URL     string `toml:"url"`
+	// Patience is how long a step waits for a server that was cut off in the middle of it.
+	Patience Duration `toml:"patience"`
 }
 
 // Agent is the agent inside the daemon.
@@ -197,7 +199,7 @@ func Defaults(w Where) *Settings {
 		KnownHostsFile: filepath.Join(w.config(), "varan", "known_hosts"),
 		LogFormat:      "text",
 		LogLevel:       "info",
-		Hub:            Hub{KeyFile: filepath.Join(w.config(), "varan", "hub.key")},
+		Hub:            Hub{KeyFile: filepath.Join(w.config(), "varan", "hub.key"), Patience: Duration(10 * time.Minute)},
 		Agent:          Agent{Root: filepath.Join(w.data(), "varan-agent")},
 		Config: Config{
 			Branch: "main", Path: []string{"."}, Poll: Duration(time.Minute), Apply: "auto",

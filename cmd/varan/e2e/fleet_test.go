@@ -1,0 +1,285 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// on is a deployment on a server, at a version.
+func on(server, name, version string, more ...string) string {
+	text := strings.Replace(one(name, more...), "[deployment.config]\n", "[deployment.config]\nserver = \""+server+"\"\n", 1)
+	return strings.Replace(text, "K = x", "K = "+version, 1)
+}
+
+// healthyAfter makes a deployment healthy so many seconds after its start.
+func healthyAfter(seconds float64, text string) string {
+	text = strings.Replace(text, `command = "sleep 2147483647"`, fmt.Sprintf(`command = "sh -c 'sleep %v; touch /tmp/ready; sleep 2147483647'"`, seconds), 1)
+	return strings.Replace(text, `extra_args = [`, `extra_args = ["--health-cmd", "test -e /tmp/ready", "--health-interval", "200ms", "--health-retries", "50", `, 1)
+}
+
+// TestFleet: three hosts with engines and agents of their own, and what may happen to them.
+func TestFleet(t *testing.T) {
+	f := newFleet(t, "h1", "h2", "h3")
+	f.write(map[string]string{"a.toml": ""})
+	f.commit("empty")
+	d := f.daemon()
+	f.enrol()
+
+	t.Run("after waits for health on other hosts", func(t *testing.T) { f.in(t).afterChain() })
+	t.Run("a failure skips only what depends on it", func(t *testing.T) { f.in(t).failure() })
+	t.Run("a resource moves to another server", func(t *testing.T) { f.in(t).moves() })
+	t.Run("a link cut in the middle of ops", func(t *testing.T) { f.in(t).cutFor(5 * time.Second) })
+	if os.Getenv("SOAK") != "" {
+		t.Run("a link cut for a minute", func(t *testing.T) { f.in(t).cutFor(time.Minute) })
+	}
+	t.Run("a link cut for good", func(t *testing.T) { f.in(t).cutForGood() })
+	t.Run("killed at random moments", func(t *testing.T) { d = f.in(t).killed(d) })
+	t.Run("the data directory is deleted", func(t *testing.T) { d = f.in(t).amnesia(d) })
+	d.stop()
+}
+
+// in is the same fleet, whose failures are t's.
+func (f *aFleet) in(t *testing.T) *aFleet {
+	same := *f
+	same.world = f.world.in(t)
+	same.hosts = map[string]*hostOf{}
+	for name, h := range f.hosts {
+		other := *h
+		other.world = h.world.in(t)
+		same.hosts[name] = &other
+	}
+	return &same
+}
+
+// deploy commits what is to run.
+func (f *aFleet) deploy(text string) time.Time {
+	f.t.Helper()
+	start := time.Now()
+	f.write(map[string]string{"a.toml": text})
+	f.commit("deploy")
+	return start
+}
+
+// chain is three deployments on three hosts, each after the one before, and one that waits for nobody.
+func chain(version string) string {
+	return healthyAfter(1.5, on("h1", "a", version)) + healthyAfter(1.5, on("h2", "b", version, `after = ["ID-a"]`)) +
+		on("h3", "c", version, `after = ["ID-b"]`) + on("h3", "free", version)
+}
+
+func (f *aFleet) afterChain() {
+	start := f.deploy(chain("v1"))
+	f.at("v1", 4, time.Minute)
+	f.settled()
+	began := func(host, name string) time.Time {
+		c, err := f.hosts[host].docker.ContainerInspect(context.Background(), f.id+"-"+name)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		at, _ := time.Parse(time.RFC3339Nano, c.State.StartedAt)
+		return at
+	}
+	a, b, c := began("h1", "a"), began("h2", "b"), began("h3", "c")
+	if b.Sub(a) < 1500*time.Millisecond || c.Sub(b) < 1500*time.Millisecond {
+		f.t.Errorf("b started %s after a, c %s after b: before they were healthy", b.Sub(a), c.Sub(b))
+	}
+	if free := began("h3", "free"); free.After(b) {
+		f.t.Errorf("what waits for nobody started %s after b", free.Sub(b))
+	}
+	f.onceEach(start)
+}
+
+func (f *aFleet) failure() {
+	before := f.running()
+	bad := strings.Replace(healthyAfter(1.5, on("h1", "a", "v2")), "test -e /tmp/ready", "false", 1)
+	bad = strings.Replace(bad, `"--health-retries", "50"`, `"--health-retries", "2"`, 1)
+	f.deploy(bad + healthyAfter(1.5, on("h2", "b", "v2", `after = ["ID-a"]`)) + on("h3", "c", "v2", `after = ["ID-b"]`) + on("h3", "free", "v2"))
+	f.eventually("the failure is reported", time.Minute, func() (bool, string) {
+		s, said := f.status()
+		return len(s.Syncs) > 0 && len(s.Running) == 0 && len(s.Holds) == 1, said
+	})
+	after := f.running()
+	for _, name := range []string{"b", "c"} {
+		if after[name] != before[name] {
+			f.t.Errorf("%s was touched although what it comes after failed: %s, before %s", name, after[name], before[name])
+		}
+	}
+	if after["a"] != before["a"] || after["a"] == "" {
+		f.t.Errorf("a was not put back: %q, before %q", after["a"], before["a"])
+	}
+	if after["free"] == before["free"] || after["free"] == "" {
+		f.t.Errorf("what depends on nothing was not changed: %q", after["free"])
+	}
+	f.deploy(chain("v3"))
+	f.at("v3", 4, time.Minute)
+	f.settled()
+}
+
+func (f *aFleet) moves() {
+	f.configure("delete = true\n")
+	f.eventually("varan.toml is read again", 10*time.Second, func() (bool, string) {
+		data, _ := os.ReadFile(filepath.Join(f.dir, "serve.log"))
+		return strings.Contains(string(data), "settings read again"), string(data)
+	})
+	f.deploy(strings.Replace(chain("v3"), `server = "h3"`, `server = "h1"`, 1)) // c
+	f.eventually("c runs on h1 and nowhere else", time.Minute, func() (bool, string) {
+		now := f.running()
+		_, still := f.hosts["h3"].containers(true)[f.id+"-c"]
+		return strings.HasPrefix(now["c"], "h1 ") && !still, fmt.Sprint(now)
+	})
+	f.settled()
+	f.deploy(chain("v3"))
+	f.eventually("c runs on h3 and nowhere else", time.Minute, func() (bool, string) {
+		now := f.running()
+		_, still := f.hosts["h1"].containers(true)[f.id+"-c"]
+		return strings.HasPrefix(now["c"], "h3 ") && !still, fmt.Sprint(now)
+	})
+	f.settled()
+}
+
+// six is two deployments on each host that take a while, and nothing between them.
+func six(version string) string {
+	var b strings.Builder
+	for i, host := range []string{"h1", "h2", "h3"} {
+		for k := range 2 {
+			b.WriteString(healthyAfter(2, on(host, fmt.Sprintf("%c", 'a'+2*i+k), version)))
+		}
+	}
+	return b.String()
+}
+
+// begun waits until an op of a host is at work.
+func (f *aFleet) begun(host string, since time.Time) {
+	f.t.Helper()
+	f.eventually("work begins on "+host, 30*time.Second, func() (bool, string) {
+		for _, c := range f.hosts[host].containers(true) {
+			if c.Created >= since.Unix() {
+				return true, ""
+			}
+		}
+		return false, f.hosts[host].names()
+	})
+}
+
+func (f *aFleet) reset(text, version string, n int) {
+	f.t.Helper()
+	f.deploy(text)
+	f.at(version, n, time.Minute)
+	f.settled()
+}
+
+func (f *aFleet) cutFor(d time.Duration) {
+	f.reset(six("v0"), "v0", 6)
+	start := f.deploy(six("v1"))
+	f.begun("h2", start)
+	f.hosts["h2"].cut()
+	time.Sleep(d)
+	f.hosts["h2"].heal()
+	f.at("v1", 6, 2*time.Minute)
+	f.settled()
+	f.onceEach(start)
+}
+
+func (f *aFleet) cutForGood() {
+	f.reset(six("v0"), "v0", 6)
+	start := f.deploy(six("v1"))
+	f.begun("h2", start)
+	f.hosts["h2"].cut()
+	f.eventually("all other hosts go on", time.Minute, func() (bool, string) {
+		return f.hosts["h1"].versions("v1") && f.hosts["h3"].versions("v1"), f.hosts["h1"].names() + f.hosts["h3"].names()
+	})
+	f.eventually("the run ends without h2", 90*time.Second, func() (bool, string) {
+		s, said := f.status()
+		return len(s.Running) == 0 && strings.Contains(said, `"unreachable"`), said
+	})
+	r := f.varan("plan", "--json", f.repo)
+	if !strings.Contains(r.stdout, `"unreachable"`) {
+		f.t.Errorf("the plan does not say that h2 is unreachable:\n%s", r.stdout)
+	}
+	f.hosts["h2"].heal()
+	f.at("v1", 6, 2*time.Minute)
+	f.settled()
+	f.onceEach(start)
+}
+
+func (f *aFleet) killed(d *daemon) *daemon {
+	f.reset(six("v0"), "v0", 6)
+	seed := uint64(time.Now().UnixNano())
+	f.t.Logf("seed %d", seed)
+	random := mathrand.New(mathrand.NewPCG(seed, 1))
+	key := f.key()
+	for round := range rounds(5, 200) {
+		version := fmt.Sprintf("k%d", round)
+		start := f.deploy(six(version))
+		pause := time.Duration(random.IntN(5000)) * time.Millisecond
+		time.Sleep(pause)
+		victim := f.hosts[f.names[random.IntN(len(f.names))]]
+		what := round % 3 // daemon, agent, both
+		if what != 1 {
+			d.kill()
+		}
+		if what != 0 {
+			victim.killAgent()
+		}
+		if random.IntN(2) == 0 {
+			time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
+		}
+		if what != 0 {
+			victim.startAgent(key)
+		}
+		if what != 1 {
+			d = f.whole.daemon()
+		}
+		f.at(version, 6, 2*time.Minute)
+		f.onceEach(start)
+		if f.t.Failed() {
+			f.t.Logf("round %d: %s after %s", round, []string{"daemon", "agent of " + victim.name, "both, " + victim.name}[what], pause)
+			return d
+		}
+	}
+	f.settled()
+	before := f.running()
+	h := f.hosts["h2"]
+	h.killAgent()
+	if err := os.RemoveAll(filepath.Join(h.dir, "root", "ledger")); err != nil {
+		f.t.Fatal(err)
+	}
+	h.startAgent(key)
+	f.all("ok")
+	f.settled()
+	if after := f.running(); fmt.Sprint(after) != fmt.Sprint(before) {
+		f.t.Errorf("without the ledger: %v, before %v", after, before)
+	}
+	f.empty()
+	return d
+}
+
+// empty fails unless the daemon's plan changes nothing.
+func (f *aFleet) empty() {
+	f.t.Helper()
+	r := f.varan("plan", "--detailed-exitcode", f.repo)
+	if r.exit != 0 {
+		f.t.Errorf("the plan is not empty: exit %d\n%s%s", r.exit, r.stdout, r.stderr)
+	}
+}
+
+func (f *aFleet) amnesia(d *daemon) *daemon {
+	before := f.running()
+	d.kill()
+	if err := os.RemoveAll(f.data); err != nil {
+		f.t.Fatal(err)
+	}
+	d = f.whole.daemon()
+	f.all("ok")
+	f.settled()
+	f.empty()
+	if after := f.running(); fmt.Sprint(after) != fmt.Sprint(before) {
+		f.t.Errorf("after the loss: %v, before %v", after, before)
+	}
+	return d
+}
