@@ -358,7 +358,7 @@ func (d *Daemon) Apply(ctx context.Context, req ApplyRequest, events func(apply.
 	if req.Digest != "" && req.Digest != p.Digest {
 		return p, nil, ErrChanged
 	}
-	if !d.root.runLock.TryLock() {
+	if !d.root.lockSoon(ctx, lookTime) {
 		return p, nil, fmt.Errorf("a run goes on: %w", ErrBusy)
 	}
 	defer d.root.runLock.Unlock()
@@ -370,6 +370,25 @@ func (d *Daemon) Apply(ctx context.Context, req ApplyRequest, events func(apply.
 		}
 	})
 	return p, res, err
+}
+
+// lookTime is how long a command waits for what holds the run lock: a look for drift is over soon, a run may not be.
+const lookTime = 5 * time.Second
+
+// lockSoon takes the run lock unless it is held for longer than d.
+func (s *syncer) lockSoon(ctx context.Context, d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for !s.runLock.TryLock() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-again.C:
+		}
+	}
+	return true
 }
 
 // RunNow runs one resource now: a stack or deployment is made to run as declared.

@@ -18,11 +18,14 @@ const minLength = 4
 
 // A Mask replaces secrets' values. The zero value and nil mask nothing. It may be used side by side.
 type Mask struct {
-	forms   []form
+	forms   []form // the longest first
 	longest int
 }
 
-type form struct{ text, name string }
+type form struct {
+	text, name string
+	wraps      bool // programs break it into lines: base64 does at 76 letters, xxd at 60
+}
 
 // New prepares to mask these values, by name.
 func New(secrets map[string]string) *Mask {
@@ -34,10 +37,11 @@ func New(secrets map[string]string) *Mask {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		for _, text := range forms(secrets[name]) {
+		plain, wraps := forms(secrets[name])
+		for i, text := range append(plain, wraps...) {
 			if len(text) >= minLength && !seen[text] {
 				seen[text] = true
-				m.forms = append(m.forms, form{text, "<" + name + ">"})
+				m.forms = append(m.forms, form{text, "<" + name + ">", i >= len(plain)})
 				m.longest = max(m.longest, len(text))
 			}
 		}
@@ -47,21 +51,19 @@ func New(secrets map[string]string) *Mask {
 	return m
 }
 
-// forms lists how value may be printed.
-func forms(value string) []string {
+// forms lists how value may be printed: as it is or in some way escaped, and in encodings that are broken into lines.
+func forms(value string) (plain, wraps []string) {
 	parts := []string{value, strings.TrimSpace(value)}
 	if strings.ContainsAny(value, "\r\n") {
 		for line := range strings.Lines(value) {
 			parts = append(parts, strings.TrimSpace(line))
 		}
 	}
-	var out []string
 	for _, p := range parts {
 		if len(p) < minLength {
 			continue
 		}
-		out = append(out, p, hex.EncodeToString([]byte(p)), strings.ToUpper(hex.EncodeToString([]byte(p))),
-			url.QueryEscape(p), url.PathEscape(p), strings.ToLower(url.QueryEscape(p)), percentAll(p, "%02X"), percentAll(p, "%02x"),
+		plain = append(plain, p, url.QueryEscape(p), url.PathEscape(p), strings.ToLower(url.QueryEscape(p)), percentAll(p, "%02X"), percentAll(p, "%02x"),
 			strings.ReplaceAll(p, "'", `'\''`), strings.ReplaceAll(p, "'", `'"'"'`), shellBackslash(p),
 			strings.ReplaceAll(p, "\n", `\n`), strings.ReplaceAll(p, "$", "$$"))
 		for _, escapeHTML := range []bool{true, false} {
@@ -70,12 +72,13 @@ func forms(value string) []string {
 			enc.SetEscapeHTML(escapeHTML)
 			if enc.Encode(p) == nil {
 				s := strings.TrimSuffix(b.String(), "\n")
-				out = append(out, s[1:len(s)-1])
+				plain = append(plain, s[1:len(s)-1])
 			}
 		}
-		out = append(out, base64Forms(p)...)
+		wraps = append(wraps, hex.EncodeToString([]byte(p)), strings.ToUpper(hex.EncodeToString([]byte(p))))
+		wraps = append(wraps, base64Forms(p)...)
 	}
-	return out
+	return plain, wraps
 }
 
 func percentAll(p, format string) string {
@@ -131,12 +134,62 @@ func (m *Mask) String(text string) string {
 	if m == nil {
 		return text
 	}
+	text = m.wrapped(text)
 	for _, f := range m.forms {
 		if strings.Contains(text, f.text) {
 			text = strings.ReplaceAll(text, f.text, f.name)
 		}
 	}
 	return text
+}
+
+// wrapped masks what is broken into lines.
+func (m *Mask) wrapped(text string) string {
+	if !strings.Contains(text, "\n") {
+		return text
+	}
+	flat, at := flatten(text)
+	type span struct {
+		from, to int
+		name     string
+	}
+	var spans []span
+	for _, f := range m.forms {
+		if !f.wraps {
+			continue
+		}
+		for from := 0; ; {
+			i := bytes.Index(flat[from:], []byte(f.text))
+			if i < 0 {
+				break
+			}
+			i += from
+			from = i + len(f.text)
+			if s := (span{at[i], at[from-1] + 1, f.name}); s.to-s.from > len(f.text) { // else it stands in one line
+				spans = append(spans, s)
+				clear(flat[i:from]) // no shorter form matches within
+			}
+		}
+	}
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	var b strings.Builder
+	done := 0
+	for _, s := range spans {
+		b.WriteString(text[done:s.from] + s.name)
+		done = s.to
+	}
+	return b.String() + text[done:]
+}
+
+// flatten is text without its line breaks, and where in text each byte stands.
+func flatten(text string) (flat []byte, at []int) {
+	flat, at = make([]byte, 0, len(text)), make([]int, 0, len(text))
+	for i := range len(text) {
+		if c := text[i]; c != '\n' && c != '\r' {
+			flat, at = append(flat, c), append(at, i)
+		}
+	}
+	return flat, at
 }
 
 // Writer masks what is written through it to w, also across the borders of writes. Close passes on the rest.
@@ -163,15 +216,26 @@ func (w *writer) Write(p []byte) (int, error) {
 
 // open is how many bytes at the end of text may be the beginning of a value.
 func (m *Mask) open(text string) int {
-	from := max(0, len(text)-m.longest+1)
-	for i := from; i < len(text); i++ {
+	keep := 0
+	for i := max(0, len(text)-m.longest+1); i < len(text) && keep == 0; i++ {
 		for _, f := range m.forms {
 			if strings.HasPrefix(f.text, text[i:]) {
-				return len(text) - i
+				keep = len(text) - i
+				break
 			}
 		}
 	}
-	return 0
+	from := max(0, len(text)-2*m.longest) // a line break in every second letter would be no encoding's
+	letters, at := flatten(text[from:])
+	flat := string(letters)
+	for i := max(0, len(flat)-m.longest+1); i < len(flat); i++ {
+		for _, f := range m.forms {
+			if f.wraps && strings.HasPrefix(f.text, flat[i:]) {
+				return max(keep, len(text)-from-at[i])
+			}
+		}
+	}
+	return keep
 }
 
 func (w *writer) Close() error {

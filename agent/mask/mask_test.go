@@ -46,6 +46,52 @@ func TestEveryForm(t *testing.T) {
 	}
 }
 
+// TestWrapped: base64 and xxd break long values into lines, at a place that depends on what stands before.
+func TestWrapped(t *testing.T) {
+	long := strings.Repeat("0123456789-long-Value/", 9)
+	m := New(map[string]string{"PW": long, "KEY": "BEGIN\n" + strings.Repeat("abcdefghij", 12) + "\nEND\n"})
+	for before := 0; before < 80; before += 7 {
+		for _, width := range []int{60, 64, 76} {
+			for _, end := range []string{"\n", "\r\n"} {
+				for _, value := range []string{long, strings.Repeat("abcdefghij", 12)} {
+					pad := strings.Repeat("x", before)
+					for name, text := range map[string]string{
+						"base64": base64.StdEncoding.EncodeToString([]byte(pad + value + "\n")),
+						"hex":    hex.EncodeToString([]byte(pad + value)),
+					} {
+						var b strings.Builder
+						for len(text) > width {
+							b.WriteString(text[:width] + end)
+							text = text[width:]
+						}
+						b.WriteString(text + "\n")
+						got := m.String("before\n" + b.String() + "after\n")
+						for line := range strings.Lines(b.String()) {
+							line = strings.TrimSpace(line)
+							if len(line) >= 8 && strings.Contains(got, line) && !strings.HasPrefix(b.String(), line) {
+								t.Fatalf("%s after %d, width %d: %q stays in %q", name, before, width, line, got)
+							}
+						}
+						var streamed bytes.Buffer
+						w := m.Writer(&streamed)
+						for in := "before\n" + b.String() + "after\n"; len(in) > 0; {
+							n := min(len(in), 7)
+							if _, err := w.Write([]byte(in[:n])); err != nil {
+								t.Fatal(err)
+							}
+							in = in[n:]
+						}
+						_ = w.Close()
+						if streamed.String() != got {
+							t.Fatalf("%s after %d: streamed %q, whole %q", name, before, streamed.String(), got)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestAcrossWrites(t *testing.T) {
 	m := New(map[string]string{"PW": secret})
 	for name, text := range encodings(secret) {

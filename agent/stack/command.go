@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path"
@@ -93,7 +94,7 @@ func (s *Stack) command(ctx context.Context, what string, c schema.Command) erro
 	if i, err := os.Stat(dir); err != nil || !i.IsDir() {
 		return &container.Failure{Message: fmt.Sprintf("the folder of %s, %s, does not exist", what, dir), Hint: "path is relative to run_directory"}
 	}
-	cmd := exec.CommandContext(ctx, shell(), "-c", s.reveal(text))
+	cmd := exec.CommandContext(ctx, shell(), "-c", fromPipe)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + pathOr(os.Getenv("PATH")), "HOME=" + homeOr(os.Getenv("HOME")), "LANG=C.UTF-8"}
 	for _, kv := range s.cfg().Environment {
@@ -104,7 +105,7 @@ func (s *Stack) command(ctx context.Context, what string, c schema.Command) erro
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
-	err := cmd.Run()
+	err := runScript(cmd, s.reveal(text))
 	if cmd.Process != nil {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left in the background
 	}
@@ -123,6 +124,30 @@ func (s *Stack) command(ctx context.Context, what string, c schema.Command) erro
 		f.Message = fmt.Sprintf("%s could not be run: %v", what, err)
 	}
 	return f
+}
+
+// fromPipe has the shell take its script from descriptor 3: everybody on the host can read a command line, and the
+// script may hold secrets. What the script starts does not inherit the descriptor.
+const fromPipe = `eval "exec 3<&-; $(cat <&3)"`
+
+// runScript runs a shell that was started with fromPipe.
+func runScript(cmd *exec.Cmd, script string) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd.ExtraFiles = []*os.File{r} // the first is descriptor 3
+	err = cmd.Start()
+	_ = r.Close()
+	if err != nil {
+		_ = w.Close()
+		return err
+	}
+	go func() {
+		_, _ = io.WriteString(w, script) // a shell that is gone is told by Wait
+		_ = w.Close()
+	}()
+	return cmd.Wait()
 }
 
 func pathOr(p string) string {

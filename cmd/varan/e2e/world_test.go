@@ -62,7 +62,8 @@ type world struct {
 	repo   string // the config repository
 	data   string
 	root   string
-	config string // varan.toml
+	config string   // varan.toml
+	extra  []string // what commands see beside this process's environment
 	docker *client.Client
 	http   *http.Client // over the daemon's socket; made when first used
 
@@ -278,6 +279,7 @@ func (w *world) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, w.bin, args...)
 	cmd.Dir = w.dir
 	cmd.Env = append(os.Environ(), "VARAN_CONFIG="+w.config, "NO_COLOR=1")
+	cmd.Env = append(cmd.Env, w.extra...)
 	return cmd
 }
 
