@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -95,6 +96,11 @@ type refused struct{ text string }
 
 func (e *refused) Error() string        { return e.text }
 func (e *refused) Is(target error) bool { return target == dial.ErrRefused || target == ErrRefused }
+
+// Present leaves out the nulls that a list should not hold.
+func Present[T any](list []*T) []*T {
+	return slices.DeleteFunc(list, func(one *T) bool { return one == nil })
+}
 
 // bare takes the URL off a client's error: it is long, and op names the place.
 func bare(err error) string {

@@ -355,3 +355,37 @@ func TestPermission(t *testing.T) {
 }
 
 func errOf[T any](_ T, err error) error { return err }
+
+// TestLongConversation: ours is found on a later page, and a page that did not change is not read again.
+func TestLongConversation(t *testing.T) {
+	each(t, func(t *testing.T, w *world, c forge.Forge) {
+		n, _ := w.pull("feature", map[string]string{"b.toml": "two\n"})
+		const many, marker = 130, "<!-- varan -->"
+		for range many {
+			if _, err := w.repo.Say(n, "ann", marker+" talk"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		own, err := c.CreateComment(t.Context(), w.at, n, marker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			w.Forget()
+			if got, err := c.OwnComment(t.Context(), w.at, n, marker); err != nil || got.ID != own.ID {
+				t.Errorf("%+v %v", got, err)
+			}
+			if all, err := c.Comments(t.Context(), w.at, n); err != nil || len(all) != many+1 {
+				t.Errorf("%d %v", len(all), err)
+			}
+			if all, err := c.NewComments(t.Context(), w.at, time.Unix(0, 0)); err != nil || len(all) != many+1 {
+				t.Errorf("%d %v", len(all), err)
+			}
+		}
+		for _, call := range w.Calls() {
+			if w.Kind != forge.Gitea && call.Status != 304 {
+				t.Errorf("%s?%s: %d", call.Path, call.Query, call.Status)
+			}
+		}
+	})
+}

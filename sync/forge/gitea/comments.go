@@ -21,7 +21,7 @@ func (c *Client) Comments(ctx context.Context, repo forge.Repo, number int) ([]f
 		return api.ListIssueComments(repo.Owner, repo.Name, int64(number), gitea.ListIssueCommentOptions{})
 	}, "read the comments of %s#%d", repo, number)
 	var out []forge.Comment
-	for _, raw := range found {
+	for _, raw := range forge.Present(found) {
 		if one, ok := comment(raw); ok && one.Number == number {
 			out = append(out, one)
 		}

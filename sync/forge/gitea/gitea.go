@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strings"
 	gosync "sync"
 
@@ -67,10 +68,19 @@ func ask[T any](ctx context.Context, c *Client, f func(*gitea.Client) (T, *gitea
 		return none, nil, c.http.Err(err, nil, "", format, args...)
 	}
 	out, res, err := f(api)
+	if err == nil && empty(out) {
+		err = errors.New("it is null")
+	}
 	if err != nil {
 		return none, nil, c.err(err, res, format, args...)
 	}
 	return out, res, nil
+}
+
+// empty reports whether an answer said null where there must be something.
+func empty(out any) bool {
+	v := reflect.ValueOf(out)
+	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 func (c *Client) err(err error, res *gitea.Response, format string, args ...any) error {

@@ -20,14 +20,14 @@ const (
 )
 
 // all reads a list page by page, as long as the answer's links name a next one.
-func all[T any](read func(gitea.ListOptions) ([]T, *gitea.Response, error)) ([]T, error) {
-	var out []T
+func all[T any](read func(gitea.ListOptions) ([]*T, *gitea.Response, error)) ([]*T, error) {
+	var out []*T
 	for n := 1; n <= maxPages; n++ {
 		some, res, err := read(gitea.ListOptions{Page: n, PageSize: page})
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, some...)
+		out = append(out, forge.Present(some)...)
 		if len(some) == 0 || res.NextPage <= n && len(some) < page { // a page may be smaller than asked for
 			return out, nil
 		}

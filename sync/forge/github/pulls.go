@@ -38,7 +38,7 @@ func (c *Client) PullRequests(ctx context.Context, repo forge.Repo) ([]forge.Pul
 		prs, res, err := c.api.PullRequests.List(ctx, repo.Owner, repo.Name, &github.PullRequestListOptions{
 			State: "open", Sort: "created", Direction: "asc", ListOptions: o,
 		})
-		for _, pr := range prs {
+		for _, pr := range forge.Present(prs) {
 			out = append(out, pull(repo, pr))
 		}
 		return res, false, err
@@ -69,7 +69,7 @@ func (c *Client) PullRequestsOf(ctx context.Context, repo forge.Repo, sha string
 	var out []forge.PullRequest
 	res, err := all(func(o github.ListOptions) (*github.Response, bool, error) {
 		prs, res, err := c.api.PullRequests.ListPullRequestsWithCommit(ctx, repo.Owner, repo.Name, sha, &o)
-		for _, pr := range prs {
+		for _, pr := range forge.Present(prs) {
 			if p := pull(repo, pr); p.State == forge.Merged {
 				out = append(out, p)
 			}

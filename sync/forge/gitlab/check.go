@@ -31,7 +31,7 @@ func (c *Client) Check(ctx context.Context, repo forge.Repo) ([]forge.Finding, e
 	if _, later := forge.Retry(c.err(err, res, "ask for the token's scopes")); later {
 		return nil, c.err(err, res, "ask for the token's scopes")
 	}
-	if err == nil {
+	if err == nil && token != nil {
 		scope.Detail = strings.Join(token.Scopes, ", ")
 		if !slices.Contains(token.Scopes, "api") {
 			scope.OK, scope.Fix = false, "make one with the scope api: statuses and notes need it"

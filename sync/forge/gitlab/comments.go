@@ -24,13 +24,13 @@ func (c *Client) notes(ctx context.Context, repo forge.Repo, number int, by, ord
 	res, err := all(func(o gitlab.ListOptions) (*gitlab.Response, bool, error) {
 		found, res, err := c.api.Notes.ListMergeRequestNotes(repo.String(), int64(number),
 			&gitlab.ListMergeRequestNotesOptions{ListOptions: o, OrderBy: &by, Sort: &order}, gitlab.WithContext(ctx))
-		for _, n := range found {
+		for _, n := range forge.Present(found) {
 			if n.System || n.Position != nil { // what GitLab wrote itself, and notes on lines of code
 				continue
 			}
-			one := c.comment(repo, number, n)
-			out = append(out, one)
-			if enough(one) {
+			x := c.comment(repo, number, n)
+			out = append(out, x)
+			if enough(x) {
 				return res, true, err
 			}
 		}
@@ -48,8 +48,8 @@ func (c *Client) Comment(ctx context.Context, repo forge.Repo, number int, id in
 		return forge.Comment{}, fmt.Errorf("read note %d of %s: %w: GitLab needs the merge request's number", id, repo, forge.ErrNotFound)
 	}
 	n, res, err := c.api.Notes.GetMergeRequestNote(repo.String(), int64(number), id, gitlab.WithContext(ctx))
-	if err != nil {
-		return forge.Comment{}, c.err(err, res, "read note %d of %s!%d", id, repo, number)
+	if n, err = one(c, n, res, err, "read note %d of %s!%d", id, repo, number); err != nil {
+		return forge.Comment{}, err
 	}
 	if n.System || n.ID != id {
 		return forge.Comment{}, fmt.Errorf("read note %d of %s!%d: %w: nobody wrote it", id, repo, number, forge.ErrNotFound)
@@ -63,7 +63,7 @@ func (c *Client) OwnComment(ctx context.Context, repo forge.Repo, number int, ma
 	if err != nil {
 		return forge.Comment{}, err
 	}
-	ours := func(one forge.Comment) bool { return me.Is(one.Author.Login) && strings.Contains(one.Body, marker) }
+	ours := func(x forge.Comment) bool { return me.Is(x.Author.Login) && strings.Contains(x.Body, marker) }
 	found, err := c.notes(ctx, repo, number, "created_at", "asc", ours)
 	if err != nil {
 		return forge.Comment{}, err
@@ -81,8 +81,8 @@ func (c *Client) CreateComment(ctx context.Context, repo forge.Repo, number int,
 	}
 	n, res, err := c.api.Notes.CreateMergeRequestNote(repo.String(), int64(number),
 		&gitlab.CreateMergeRequestNoteOptions{Body: &body}, gitlab.WithContext(ctx))
-	if err != nil {
-		return forge.Comment{}, c.err(err, res, "comment on %s!%d", repo, number)
+	if n, err = one(c, n, res, err, "comment on %s!%d", repo, number); err != nil {
+		return forge.Comment{}, err
 	}
 	return c.comment(repo, number, n), nil
 }
@@ -94,8 +94,8 @@ func (c *Client) EditComment(ctx context.Context, repo forge.Repo, number int, i
 	}
 	n, res, err := c.api.Notes.UpdateMergeRequestNote(repo.String(), int64(number), id,
 		&gitlab.UpdateMergeRequestNoteOptions{Body: &body}, gitlab.WithContext(ctx))
-	if err != nil {
-		return forge.Comment{}, c.err(err, res, "edit note %d on %s!%d", id, repo, number)
+	if n, err = one(c, n, res, err, "edit note %d on %s!%d", id, repo, number); err != nil {
+		return forge.Comment{}, err
 	}
 	return c.comment(repo, number, n), nil
 }
@@ -111,13 +111,13 @@ func (c *Client) NewComments(ctx context.Context, repo forge.Repo, since time.Ti
 	}
 	var out []forge.Comment
 	for _, p := range touched {
-		notes, err := c.notes(ctx, repo, p.Number, "updated_at", "desc", func(one forge.Comment) bool { return one.Updated.Before(since) })
+		notes, err := c.notes(ctx, repo, p.Number, "updated_at", "desc", func(x forge.Comment) bool { return x.Updated.Before(since) })
 		if err != nil {
 			return nil, err
 		}
-		for _, one := range notes {
-			if !one.Updated.Before(since) {
-				out = append(out, one)
+		for _, x := range notes {
+			if !x.Updated.Before(since) {
+				out = append(out, x)
 			}
 		}
 	}

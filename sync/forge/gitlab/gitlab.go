@@ -77,6 +77,14 @@ func (c *Client) err(err error, res *gitlab.Response, format string, args ...any
 	return c.http.Err(err, answer, message, format, args...)
 }
 
+// one is a single answer, which must not be null.
+func one[T any](c *Client, out *T, res *gitlab.Response, err error, format string, args ...any) (*T, error) {
+	if err == nil && out == nil {
+		err = errors.New("it is null")
+	}
+	return out, c.err(err, res, format, args...)
+}
+
 // Kind is GitLab.
 func (c *Client) Kind() forge.Kind { return forge.GitLab }
 
@@ -99,8 +107,8 @@ func (c *Client) Me(ctx context.Context) (forge.User, error) {
 		return c.me, nil
 	}
 	u, res, err := c.api.Users.CurrentUser(gitlab.WithContext(ctx))
-	if err != nil {
-		return forge.User{}, c.err(err, res, "ask %s who we are", c.domain)
+	if u, err = one(c, u, res, err, "ask %s who we are", c.domain); err != nil {
+		return forge.User{}, err
 	}
 	c.me = forge.User{ID: u.ID, Login: u.Username, Bot: u.Bot}
 	return c.me, nil
@@ -109,8 +117,8 @@ func (c *Client) Me(ctx context.Context) (forge.User, error) {
 // Repository asks for the project's visibility. "Internal" counts as public: every user can read it.
 func (c *Client) Repository(ctx context.Context, repo forge.Repo) (forge.Repository, error) {
 	p, res, err := c.api.Projects.GetProject(repo.String(), nil, gitlab.WithContext(ctx))
-	if err != nil {
-		return forge.Repository{}, c.err(err, res, "read project %s", repo)
+	if p, err = one(c, p, res, err, "read project %s", repo); err != nil {
+		return forge.Repository{}, err
 	}
 	at, err := forge.ParseRepo(p.PathWithNamespace)
 	if err != nil {
@@ -133,7 +141,8 @@ func (c *Client) project(ctx context.Context, id int64) (forge.Repo, error) {
 		return at, nil
 	}
 	p, res, err := c.api.Projects.GetProject(id, nil, gitlab.WithContext(ctx))
-	switch err := c.err(err, res, "read project %d", id); {
+	p, err = one(c, p, res, err, "read project %d", id)
+	switch {
 	case errors.Is(err, forge.ErrNotFound), errors.Is(err, forge.ErrForbidden):
 		return forge.Repo{}, nil
 	case err != nil:
@@ -159,7 +168,7 @@ func (c *Client) Permission(ctx context.Context, repo forge.Repo, login string) 
 		return forge.None, c.err(err, res, op, login, repo)
 	}
 	var id int64
-	for _, u := range users {
+	for _, u := range forge.Present(users) {
 		if strings.EqualFold(u.Username, login) && u.State == "active" {
 			id = u.ID
 		}
@@ -172,7 +181,8 @@ func (c *Client) Permission(ctx context.Context, repo forge.Repo, login string) 
 		return forge.None, nil
 	}
 	m, res, err := c.api.ProjectMembers.GetInheritedProjectMember(repo.String(), id, gitlab.WithContext(ctx))
-	switch err := c.err(err, res, op, login, repo); {
+	m, err = one(c, m, res, err, op, login, repo)
+	switch {
 	case errors.Is(err, forge.ErrNotFound):
 		if r.Private {
 			return forge.None, nil

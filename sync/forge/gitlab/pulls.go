@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 
 	gitlab "gitlab.com/gitlab-org/api/client-go"
@@ -41,8 +42,14 @@ func (c *Client) mergeRequests(ctx context.Context, repo forge.Repo, opts gitlab
 	var found []*gitlab.BasicMergeRequest
 	res, err := all(func(o gitlab.ListOptions) (*gitlab.Response, bool, error) {
 		opts.ListOptions = o
-		mrs, res, err := c.api.MergeRequests.ListProjectMergeRequests(repo.String(), &opts, gitlab.WithContext(ctx))
-		found = append(found, mrs...)
+		var mrs []*gitlab.BasicMergeRequest // the library's own call for this panics on a null in the list
+		req, err := c.api.NewRequest(http.MethodGet, "projects/"+gitlab.PathEscape(repo.String())+"/merge_requests", &opts,
+			[]gitlab.RequestOptionFunc{gitlab.WithContext(ctx)})
+		if err != nil {
+			return nil, false, err
+		}
+		res, err := c.api.Do(req, &mrs)
+		found = append(found, forge.Present(mrs)...)
 		return res, false, err
 	})
 	if err != nil {
@@ -67,8 +74,8 @@ func (c *Client) pulls(ctx context.Context, repo forge.Repo, mrs []*gitlab.Basic
 // PullRequest asks for one.
 func (c *Client) PullRequest(ctx context.Context, repo forge.Repo, number int) (forge.PullRequest, error) {
 	mr, res, err := c.api.MergeRequests.GetMergeRequest(repo.String(), int64(number), nil, gitlab.WithContext(ctx))
-	if err != nil {
-		return forge.PullRequest{}, c.err(err, res, "read merge request %s!%d", repo, number)
+	if mr, err = one(c, mr, res, err, "read merge request %s!%d", repo, number); err != nil {
+		return forge.PullRequest{}, err
 	}
 	p, err := c.pull(ctx, repo, &mr.BasicMergeRequest)
 	p.Base.SHA = mr.DiffRefs.StartSha
@@ -81,7 +88,7 @@ func (c *Client) PullRequestsOf(ctx context.Context, repo forge.Repo, sha string
 	if err != nil {
 		return nil, c.err(err, res, "ask which merge request of %s commit %s came from", repo, sha)
 	}
-	mrs = slices.DeleteFunc(mrs, func(mr *gitlab.BasicMergeRequest) bool { return mr.State != "merged" })
+	mrs = slices.DeleteFunc(forge.Present(mrs), func(mr *gitlab.BasicMergeRequest) bool { return mr.State != "merged" })
 	out, err := c.pulls(ctx, repo, mrs)
 	return forge.MergedAs(out, sha), err
 }
@@ -92,7 +99,7 @@ func (c *Client) ChangedFiles(ctx context.Context, repo forge.Repo, number int) 
 	res, err := all(func(o gitlab.ListOptions) (*gitlab.Response, bool, error) {
 		diffs, res, err := c.api.MergeRequests.ListMergeRequestDiffs(repo.String(), int64(number),
 			&gitlab.ListMergeRequestDiffsOptions{ListOptions: o}, gitlab.WithContext(ctx))
-		for _, d := range diffs {
+		for _, d := range forge.Present(diffs) {
 			file := forge.ChangedFile{Path: d.NewPath, Removed: d.DeletedFile}
 			if d.RenamedFile {
 				file.Previous = d.OldPath

@@ -70,7 +70,7 @@ func (c *Client) statuses(ctx context.Context, repo forge.Repo, sha, name string
 			opts.Name = &name
 		}
 		some, res, err := c.api.Commits.GetCommitStatuses(repo.String(), sha, opts, gitlab.WithContext(ctx))
-		found = append(found, some...)
+		found = append(found, forge.Present(some)...)
 		return res, false, err
 	})
 	if err != nil {
