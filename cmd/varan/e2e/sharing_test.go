@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/docker/docker/api/types/container"
 
@@ -282,4 +283,49 @@ settle = "0s"
 		}
 		same()
 	}
+}
+
+// TestSharingWatched: the daemon gives what shares with a container its network again when that one was started again
+// by itself, and when it was taken away.
+func TestSharingWatched(t *testing.T) {
+	w := newWorld(t)
+	files := tunnel()
+	files["tunnel/compose.yaml"] = `services:
+  vpn:
+    image: varan-e2e:1
+    command: ["sh", "-c", "trap 'exit 1' TERM; while true; do sleep 0.1; done"]
+    restart: always
+  app:
+    image: varan-e2e:1
+    command: sleep 2147483647
+    stop_signal: SIGKILL
+    network_mode: "service:vpn"
+`
+	w.write(files)
+	stop := w.serve()
+	defer stop()
+	w.eventually("both run", time.Minute, func() (bool, string) { return len(w.ids()) == 2, w.names() })
+	w.settled()
+	again := func() {
+		t.Helper()
+		w.eventually("app has the network of the vpn that runs", time.Minute, func() (bool, string) {
+			if len(w.ids()) != 2 {
+				return false, w.names()
+			}
+			app, vpn := w.containerOf("app"), w.containerOf("vpn")
+			return string(app.HostConfig.NetworkMode) == "container:"+vpn.ID && app.State.StartedAt > vpn.State.StartedAt, w.names()
+		})
+		w.settled()
+		if a, b := w.networkOf("app"), w.networkOf("vpn"); a != b {
+			t.Errorf("app is in network namespace %s, vpn in %s", a, b)
+		}
+	}
+	before := w.containerOf("vpn")
+	w.inside(before.ID, "sh", "-c", "kill 1") // as a program that crashes
+	w.eventually("vpn was started again", time.Minute, func() (bool, string) {
+		return w.startedAt(before.ID) > before.State.StartedAt, w.names()
+	})
+	again()
+	w.removed("vpn")
+	again()
 }
