@@ -282,8 +282,8 @@ func TestAmnesia(t *testing.T) {
 			t.Errorf("%s was recreated", name)
 		}
 	}
-	if len(before) != 14 {
-		t.Errorf("%d containers, want 14", len(before))
+	if len(before) != 17 {
+		t.Errorf("%d containers, want 17", len(before))
 	}
 }
 
