@@ -172,7 +172,7 @@ func subject(message string) (schema.ID, string) {
 
 // approval says what a plan waits for and how to give it.
 func (a About) approval(p *plan.Plan, room int) string {
-	if p.HasErrors() || len(p.Asks) == 0 && !(a.Manual && p.Changes()) {
+	if len(p.Asks) == 0 && !(a.Manual && p.Changes()) {
 		return ""
 	}
 	lines := []string{"Every change here waits for an approval, which `apply = \"manual\"` asks for."}

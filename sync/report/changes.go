@@ -30,12 +30,15 @@ func (a About) detail(b *bunch) string {
 	}
 	diff := diffLines(s.Changes)
 	long := longCauses(s)
+	if createdImages(s) != nil {
+		diff = nil
+	}
 	if len(diff) == 0 && len(s.Causes) < 2 && len(b.steps) == 1 && !long {
 		return ""
 	}
 	var w strings.Builder
 	w.WriteString("<details><summary>" + b.called(codeHTML) + " · " + string(s.Action))
-	if n := len(s.Changes); n > 0 {
+	if n := len(s.Changes); n > 0 && len(diff) > 0 {
 		w.WriteString(" · " + plural(n, "change"))
 	}
 	w.WriteString("</summary>\n\n")

@@ -83,7 +83,7 @@ func changing(s plan.Summary) plan.Summary {
 
 // next says what a merge brings about.
 func (a About) next(p *plan.Plan) string {
-	if countErrors(p.Diagnostics) > 0 {
+	if countErrors(p.Diagnostics) > 0 && len(p.Steps) == 0 {
 		return "Nothing of this commit is applied until what follows is put right."
 	}
 	servers := map[string]bool{}
@@ -95,15 +95,19 @@ func (a About) next(p *plan.Plan) string {
 		}
 	}
 	where := " on " + plural(len(servers), "server")
+	rest := ""
+	if countErrors(p.Diagnostics) > 0 {
+		rest = " What the errors below are about stays as it is."
+	}
 	switch {
 	case n == 0 && p.Summary[plan.Unknown] > 0:
-		return "Merging this changes nothing, as far as can be told now."
+		return "Merging this changes nothing, as far as can be told now." + rest
 	case n == 0:
-		return "Merging this changes nothing on any server."
+		return "Merging this changes nothing on any server." + rest
 	case len(p.Asks) > 0 || a.Manual:
-		return "This is " + plural(n, "step") + where + ". Merging alone does not carry it out."
+		return "This is " + plural(n, "step") + where + ". Merging alone does not carry it out." + rest
 	}
-	return "Merging this carries out " + plural(n, "step") + where + "."
+	return "Merging this carries out " + plural(n, "step") + where + "." + rest
 }
 
 // body is what stands between the headline and the small print.

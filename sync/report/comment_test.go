@@ -5,6 +5,7 @@ import (
 
 	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
 )
 
 // comments are the golden ones, by name.
@@ -19,6 +20,10 @@ func comments() map[string]string {
 		}
 		return nil
 	}
+	partly := typical()
+	partly.Diagnostics = []schema.Diagnostic{{Severity: schema.SeverityError, Pos: schema.Pos{File: "stacks/app.toml", Line: 20, Column: 3}, Message: "deployment/db needs [[DB_PASSWORD]], which has no value", Hint: "declare a [[variable]] of that name, or put it under [secrets] in varan.toml"}}
+	partly.Steps[1].Changes = partly.Steps[1].Changes[:1]
+	partly.Steps[3].Action, partly.Steps[3].Causes = plan.Blocked, []plan.Cause{{Kind: plan.NoValue, Detail: "no value for [[DB_PASSWORD]]"}}
 	several := a
 	several.Sync = "apps"
 	several.Manual = true
@@ -43,6 +48,7 @@ func comments() map[string]string {
 		"plan-manual":     Preview(typical(), several),
 		"plan-nothing":    Preview(sum(quiet), a),
 		"plan-thousand":   Preview(big, a),
+		"plan-partly":     Preview(partly, a),
 		"plan-broken":     Broken(brokenDiagnostics(), broken),
 		"plan-hostile":    Preview(hp, ha),
 		"plan-fork":       NotPreviewed(`it comes from a fork, and preview_forks = "collaborators" takes those of collaborators only`, a),

@@ -89,7 +89,7 @@ func words(s string, code func(string) string) string {
 		core = strings.TrimRight(core, `.,;:!?%)"'`)
 		tail := w[len(lead)+len(core):]
 		switch {
-		case plainWord(core) && strings.Count(w, ":") < 2 && !(first && startsBlock(core+tail)):
+		case plainWord(core) && strings.Count(w, ":") < 2 && !strings.Contains(strings.ToLower(w), "www.") && !(first && startsBlock(core+tail)):
 		case core == "" && !first:
 		case core == "":
 			ws[i] = code(w)
@@ -124,8 +124,7 @@ func plainWord(w string) bool {
 			return false
 		}
 	}
-	low := strings.ToLower(w)
-	return !strings.Contains(w, "://") && !strings.Contains(low, "www.") && !reference.MatchString(w)
+	return !strings.Contains(w, "://") && !reference.MatchString(w)
 }
 
 func wordRune(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r) }

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/varanhq/varan/apply"
@@ -126,6 +127,7 @@ func causeCell(s *plan.Step) string {
 		now, _ := s.Changes[i].New.(string)
 		parts = append(parts, imageCell(old, now))
 	}
+	created := createdImages(s)
 	var words []string
 	for _, c := range s.Causes {
 		if image != "" && (c.Kind == plan.ImageChanged || c.Kind == plan.SpecChanged && len(s.Changes) == 1) {
@@ -136,7 +138,29 @@ func causeCell(s *plan.Step) string {
 	if len(words) > 0 {
 		parts = append(parts, cell(clipRunes(strings.Join(words, ", "), maxCause)))
 	}
+	if len(created) > 0 {
+		parts = append(parts, "image "+strings.Join(created, ", "))
+	}
 	return strings.Join(parts, ", ")
+}
+
+// createdImages are the images of something new when they are all that its changes tell, and few: they stand in
+// the table then.
+func createdImages(s *plan.Step) []string {
+	if s.Action != plan.Create || len(s.Changes) > 3 {
+		return nil
+	}
+	var out []string
+	for _, c := range s.Changes {
+		image, ok := c.New.(string)
+		if !ok || c.Old != nil || c.Path != "image" && !strings.HasSuffix(c.Path, ".image") {
+			return nil
+		}
+		if code := codeCell(clipRunes(image, 120)); !slices.Contains(out, code) {
+			out = append(out, code)
+		}
+	}
+	return out
 }
 
 // imageCell leaves out what old and new have in common.
