@@ -16,9 +16,13 @@ import (
 // comments takes commands out of new comments.
 func (r *repository) comments(ctx context.Context) error {
 	r.mu.Lock()
-	since := r.ledger.Since
+	since, floor := r.ledger.Since, r.ledger.Floor
 	r.mu.Unlock()
-	list, err := r.forge().NewComments(ctx, r.repo, since)
+	from := since.Add(-lateComments)
+	if from.Before(floor) {
+		from = floor
+	}
+	list, err := r.forge().NewComments(ctx, r.repo, from)
 	if err != nil {
 		return err
 	}
@@ -40,6 +44,9 @@ func (r *repository) comments(ctx context.Context) error {
 	r.ledger.Since = newest
 	return r.saveLedger()
 }
+
+// lateComments is how far back it is looked again: a forge may show a comment after a newer one. None is obeyed twice.
+const lateComments = 2 * time.Minute
 
 // The commands.
 const (

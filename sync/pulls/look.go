@@ -1,6 +1,7 @@
 package pulls
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,8 @@ type record struct {
 
 // kept of a repository beside its records.
 type ledger struct {
-	Since   time.Time         `json:"since"`             // comments changed before it were seen
+	Since   time.Time         `json:"since"`             // the newest change of a comment seen
+	Floor   time.Time         `json:"floor"`             // what was said before is no command
 	Used    []int64           `json:"used"`              // ids of comments that were taken as commands
 	Groups  map[string]string `json:"groups,omitempty"`  // merge-queue branches with the commit previewed and the basis
 	Pending []string          `json:"pending,omitempty"` // commits whose apply status is pending
@@ -120,11 +122,13 @@ func openRepository(d *Desk, w sync.Watched, f Forge, repo forge.Repo, dir strin
 	switch err := load(filepath.Join(dir, "ledger.json"), &r.ledger); {
 	case errors.Is(err, fs.ErrNotExist):
 		r.ledger.Since = time.Now().UTC().Truncate(time.Second)
+		r.ledger.Floor = r.ledger.Since
 		if err := store(filepath.Join(dir, "ledger.json"), &r.ledger); err != nil {
 			return nil, err
 		}
 	case err != nil: // commands of before are not taken again
-		r.ledger = ledger{Since: time.Now().UTC().Truncate(time.Second)}
+		now := time.Now().UTC().Truncate(time.Second)
+		r.ledger = ledger{Since: now, Floor: now}
 	}
 	return r, nil
 }
@@ -460,7 +464,7 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	about := r.d.about(r, pr.Head.SHA)
 	about.Base = base
 	about.Warnings = noted(notes)
-	status := forge.Status{Context: report.PlanContext, URL: url, Branch: pr.Head.Branch}
+	status := forge.Status{Context: report.PlanContext, URL: cmp.Or(url, pr.URL), Branch: pr.Head.Branch}
 	var body string
 	var check *forge.CheckRun
 	var shown *plan.Plan

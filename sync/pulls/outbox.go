@@ -54,6 +54,11 @@ func (l *letter) key() string {
 func (l *letter) content() string {
 	c := *l
 	c.Seq, c.Tried = 0, false
+	if l.Status != nil { // another link alone is not worth a write
+		s := *l.Status
+		s.URL = ""
+		c.Status = &s
+	}
 	data, err := json.Marshal(c)
 	if err != nil {
 		return ""
@@ -303,7 +308,7 @@ func (o *outbox) write(ctx context.Context, f Forge, l *letter, again bool) erro
 }
 
 func sameStatus(a, b forge.Status) bool {
-	return strings.EqualFold(a.Context, b.Context) && a.State == b.State && a.Description == b.Description && (a.URL == b.URL || a.URL == "")
+	return strings.EqualFold(a.Context, b.Context) && a.State == b.State && a.Description == b.Description
 }
 
 // sameText compares as forges store text: line ends and the outer space may differ.

@@ -49,7 +49,7 @@ func TestPreviewIsToldOnce(t *testing.T) {
 	if c, _ := s.forge.Comments(t.Context(), forge.Repo{}, 1); len(c) != 1 {
 		t.Errorf("%d comments", len(c))
 	}
-	if u := s.status("three", "varan/plan").URL; u == "" {
+	if u := s.status("three", "varan/plan").URL; u != "https://forge.example/c/1" {
 		t.Error("the status has no link to the comment")
 	}
 }
@@ -168,9 +168,6 @@ func (s *scene) merge(n int, as string) {
 	pr := s.forge.prs[n]
 	pr.State, pr.MergeCommit = forge.Merged, sha(as)
 	s.forge.mu.Unlock()
-	s.daemon.mu.Lock()
-	s.daemon.commit, s.daemon.basis = sha(as), as
-	s.daemon.mu.Unlock()
 }
 
 func applied(as string, status apply.Status) sync.Report {

@@ -363,9 +363,6 @@ func (l *loader) check(s *Settings) {
 	if s.Hub.URL != "" {
 		l.warn("hub.url", "an existing NATS cluster is not used by this version; agents connect to hub.listen")
 	}
-	if len(s.Forge) > 0 {
-		l.warn("forge", "statuses and comments are not carried out by this version; of [[forge]] only the webhook secret is used")
-	}
 	for _, f := range s.Forge {
 		l.oneOf("forge.type", f.Type, "github", "gitea", "forgejo", "gitlab")
 	}
