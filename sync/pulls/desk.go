@@ -156,10 +156,12 @@ func (d *Desk) retell(commit string) {
 	d.mu.Lock()
 	k := d.last
 	d.mu.Unlock()
-	if k == nil || k.Commit != commit {
+	if k == nil || k.Commit != commit || k.Stage == sync.StageApplying || k.Stage == sync.StageWaiting { // its outcome will follow
 		return
 	}
-	if err := d.inbox.put(k); err != nil {
+	again := *k
+	again.Again = true
+	if err := d.inbox.put(&again); err != nil {
 		d.log.Error("a merge's outcome is not told", "commit", commit, "err", err)
 	}
 }

@@ -33,6 +33,8 @@ type kept struct {
 	Diagnostics schema.Diagnostics `json:"diagnostics,omitempty"`
 	Why         string             `json:"why,omitempty"`
 	At          time.Time          `json:"at"`
+	// Again: the commit's status was told; this is for the comment of a pull request that was not known then.
+	Again bool `json:"again,omitempty"`
 }
 
 const maxReports = 500
@@ -217,8 +219,12 @@ func (d *Desk) letters(ctx context.Context, k *kept) ([]*letter, error) {
 		return nil, nil
 	}
 	status.Description = clip(status.Description, forge.MaxDescription)
-	out := r.settle(k.Commit, status)
-	main := out[len(out)-1].Status
+	var out []*letter
+	main := &status
+	if !k.Again {
+		out = r.settle(k.Commit, status)
+		main = out[len(out)-1].Status
+	}
 	if k.Stage == sync.StageWaiting || k.Stage == sync.StageApplying {
 		return out, nil // the comment follows with the outcome
 	}
