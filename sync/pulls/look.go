@@ -463,7 +463,7 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	r.mu.Unlock()
 	about := r.d.about(r, pr.Head.SHA)
 	about.Base = base
-	about.Warnings = noted(notes)
+	about.Notes = notes
 	status := forge.Status{Context: report.PlanContext, URL: cmp.Or(url, pr.URL), Branch: pr.Head.Branch}
 	var body string
 	var check *forge.CheckRun
@@ -524,15 +524,6 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	return r.save(rec)
 }
 
-// noted are answers to commands, as the comment shows them.
-func noted(notes []string) []schema.Diagnostic {
-	var out []schema.Diagnostic
-	for _, n := range notes {
-		out = append(out, schema.Diagnostic{Severity: schema.SeverityWarning, Message: n})
-	}
-	return out
-}
-
 // annotations are the mistakes at their lines; nil without any.
 func annotations(ds []schema.Diagnostic, sha string) *forge.CheckRun {
 	run := &forge.CheckRun{Name: "varan/lines", SHA: sha, Conclusion: forge.Neutral, Title: "Where varan plan sees something"}
@@ -548,7 +539,7 @@ func annotations(ds []schema.Diagnostic, sha string) *forge.CheckRun {
 		if d.Hint != "" {
 			text += "\n" + d.Hint
 		}
-		run.Annotations = append(run.Annotations, forge.Annotation{Path: d.File, Line: d.Line, Column: d.Column, Message: report.Escape(text), Level: level})
+		run.Annotations = append(run.Annotations, forge.Annotation{Path: d.File, Line: d.Line, Column: d.Column, Message: strings.TrimRight(report.Lines(text, ""), "\n"), Level: level})
 	}
 	if len(run.Annotations) == 0 {
 		return nil

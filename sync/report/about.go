@@ -30,6 +30,9 @@ type About struct {
 	// Warnings are what only the caller can see, such as KeyChanges.
 	Warnings []schema.Diagnostic
 
+	// Notes are answers to people's commands, such as why one was not obeyed: they stand on top.
+	Notes []string
+
 	// Manual: a merge waits for an approval, apply = "manual". Command is the comment that gives it, such as
 	// "/varan apply"; "" = comments are not listened to.
 	Manual  bool

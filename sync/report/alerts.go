@@ -22,6 +22,11 @@ func alert(kind string, lines ...string) string {
 // bullets are list lines for an alert, as many as fit into room; the last then says how many are left out. One
 // alone needs no bullet.
 func bullets(items []string, room int) []string {
+	for i := range items {
+		if items[i] == "" { // an empty bullet would make a heading of the line before
+			items[i] = Code("")
+		}
+	}
 	if len(items) == 1 && size(items[0]) < room {
 		return items
 	}
@@ -79,8 +84,8 @@ func (a About) risks(p *plan.Plan, room int) string {
 	if data := a.riskItems(warnings, schema.RiskData); len(data) > 0 {
 		kind, items = "CAUTION", append(items, data...)
 	}
-	if gone := removals(p.Steps); gone != "" {
-		kind, items = "CAUTION", append(items, gone)
+	if gone := removals(p.Steps); len(gone) > 0 {
+		kind, items = "CAUTION", append(items, gone...)
 	}
 	items = append(items, a.riskItems(warnings, schema.RiskPrivilege)...)
 	items = append(items, a.riskItems(warnings, schema.RiskKey)...)
@@ -90,23 +95,36 @@ func (a About) risks(p *plan.Plan, room int) string {
 	return alert(kind, bullets(items, room)...)
 }
 
-func removals(steps []plan.Step) string {
+// removals are what a plan takes away: whole resources, and services of those that stay.
+func removals(steps []plan.Step) []string {
 	var gone []schema.ID
+	var out []string
 	servers := map[string]bool{}
 	server := ""
 	for i := range steps {
-		if s := &steps[i]; s.Action == plan.Remove {
+		s := &steps[i]
+		if s.Action == plan.Remove {
 			gone = append(gone, s.Resource)
 			servers[s.Server], server = true, s.Server
+			continue
+		}
+		var services []string
+		for _, x := range s.Services {
+			if x.Action == plan.Remove {
+				services = append(services, x.Name)
+			}
+		}
+		if len(services) > 0 {
+			out = append(out, "**removed** from "+idOf(string(s.Resource))+": "+plural(len(services), "service")+" "+names(services, 8))
 		}
 	}
 	switch {
 	case len(gone) == 0:
-		return ""
+		return out
 	case len(servers) == 1 && server != "":
-		return "**removed** from " + Markdown(clipRunes(server, 80)) + ": " + ids(gone, 8)
+		return append([]string{"**removed** from " + Markdown(clipRunes(server, 80)) + ": " + names(gone, 8)}, out...)
 	}
-	return "**removed** from " + plural(len(servers), "server") + ": " + ids(gone, 8)
+	return append([]string{"**removed** from " + plural(len(servers), "server") + ": " + names(gone, 8)}, out...)
 }
 
 // riskItems are the warnings of one risk; those that differ in the resource only are told once.
@@ -136,7 +154,7 @@ func (a About) riskItems(ds []schema.Diagnostic, risk schema.Risk) []string {
 		line := "**" + riskWord(risk) + "** "
 		switch {
 		case len(s.ids) > 1:
-			line += ids(s.ids, 4) + ": "
+			line += names(s.ids, 4) + ": "
 		case s.ids[0] != "":
 			line += idOf(string(s.ids[0])) + ": "
 		}
@@ -199,6 +217,18 @@ func (a About) approval(p *plan.Plan, room int) string {
 		lines = append(lines, how+".")
 	}
 	return alert("IMPORTANT", lines...)
+}
+
+// answers are the notes on top.
+func (a About) answers(room int) string {
+	var items []string
+	for _, n := range a.Notes {
+		items = append(items, Markdown(clipRunes(n, 600)))
+	}
+	if len(items) == 0 {
+		return ""
+	}
+	return alert("NOTE", bullets(items, room)...)
 }
 
 // unreachables says which servers could not be asked.

@@ -14,6 +14,7 @@ func Preview(p *plan.Plan, a About) string {
 	s.part(a.title("plan", a.headline(p)))
 	foot := a.foot(planFacts(p)...)
 	s.left -= size(foot) + 2
+	s.part(a.answers(s.left / 10))
 	s.part(a.next(p))
 	a.body(s, p, nil)
 	s.left += size(foot) + 2
@@ -31,6 +32,7 @@ func NotPreviewed(why string, a About) string {
 	s := newSheet(a.limit)
 	s.add(Marker(a.Fleet) + "\n")
 	s.part(a.title("plan", "not previewed"))
+	s.part(a.answers(s.left / 10))
 	s.part(alert("NOTE", "This pull request is not previewed: "+Markdown(clipRunes(why, 2000))))
 	s.add(a.foot())
 	return s.b.String()

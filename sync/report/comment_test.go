@@ -27,6 +27,7 @@ func comments() map[string]string {
 	several := a
 	several.Sync = "apps"
 	several.Manual = true
+	several.Notes = []string{"/varan apply of @mallory was not obeyed: that takes write permission"}
 	quiet := &plan.Plan{}
 	unchanged(quiet, 14)
 	moved := typical()

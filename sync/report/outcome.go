@@ -31,6 +31,7 @@ func Outcome(p *plan.Plan, r *apply.Result, a About) string {
 	}
 	foot := a.foot(facts...)
 	s.left -= size(foot) + 2
+	s.part(a.answers(s.left / 10))
 	if r.Status == apply.StatusAsks {
 		asking := *p
 		asking.Asks = r.Asks
@@ -183,7 +184,7 @@ func (a About) failure(s *apply.StepResult, all []*apply.StepResult, blocked map
 		if len(waiting) > 1 {
 			was = " were not tried."
 		}
-		facts = append(facts, ids(waiting, 6)+was)
+		facts = append(facts, names(waiting, 6)+was)
 	}
 	if len(facts) > 0 {
 		lines = append(lines, "", strings.Join(facts, " "))

@@ -195,7 +195,7 @@ func hostile(s string) (*plan.Plan, *apply.Result, About) {
 		Asks:   []string{s},
 		Steps: []plan.Step{
 			{Resource: schema.ID("stack/" + s), Server: s, Action: plan.Update, Causes: []plan.Cause{{Kind: plan.Drifted, Detail: s}, {Kind: plan.SpecChanged, Detail: s + "2"}},
-				Services: []plan.ServiceStep{{Name: s, Action: plan.Recreate}, {Name: s + "2", Action: plan.None}},
+				Services: []plan.ServiceStep{{Name: s, Action: plan.Recreate}, {Name: s + "2", Action: plan.None}, {Name: s + "3", Action: plan.Remove}},
 				Changes: []plan.Change{{Path: s, Old: s, New: s + "x"}, {Path: s + ".image", Old: s, New: s + "y"}, {Path: s, Old: "a\n" + s + "\nb", New: "a\n/x\n" + s}, {Path: s, New: map[string]any{s: s}},
 					{Path: s, Secret: true}}, Source: plan.Source{File: s, Line: 3}},
 			{Resource: schema.ID(s), Server: s + "2", Wave: 1, Action: plan.Create, After: []schema.ID{schema.ID("stack/" + s)}, Causes: []plan.Cause{{Kind: plan.NotRunning}}},
@@ -222,6 +222,7 @@ func hostile(s string) (*plan.Plan, *apply.Result, About) {
 	r.Run, r.Head.Actor, r.Asks = s, s, []string{s}
 	a := about()
 	a.Fleet, a.Sync, a.Branch, a.Commit, a.Base = s, s, s, s, s
+	a.Notes = []string{s, s}
 	a.Source = func(string) []byte { return []byte(s + "\n/" + s) }
 	return p, r, a
 }

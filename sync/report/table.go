@@ -6,7 +6,6 @@ import (
 
 	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/plan"
-	"github.com/varanhq/varan/schema"
 )
 
 // maxCause is how much of a cause stands in the table, in bytes; the rest is folded below it.
@@ -268,14 +267,14 @@ func worth(steps []plan.Step) (told []*plan.Step, away []*plan.Step, adopted int
 
 func idOf(s string) string { return Code(clipRunes(s, 120)) }
 
-// ids lists resources in code, the first few.
-func ids(all []schema.ID, most int) string {
+// names lists resources or services in code, the first few.
+func names[S ~string](all []S, most int) string {
 	var out []string
-	for i, id := range all {
+	for i, name := range all {
 		if i == most && len(all) > most+1 {
 			return strings.Join(out, ", ") + " and " + itoa(len(all)-i) + " more"
 		}
-		out = append(out, idOf(string(id)))
+		out = append(out, idOf(string(name)))
 	}
 	return strings.Join(out, ", ")
 }
