@@ -48,6 +48,7 @@ type Contracts struct {
 	github   *openapi3.T
 	webhooks *openapi3.T
 	gitea    *openapi3.T
+	forgejo  *openapi3.T
 }
 
 // ReadContracts reads them once; they may serve any number of servers.
@@ -60,16 +61,11 @@ func ReadContracts(shared string) (*Contracts, error) {
 	if c.webhooks, err = load(filepath.Join(shared, "github", "webhooks-openapi.json")); err != nil {
 		return nil, err
 	}
-	data, err := os.ReadFile(filepath.Join(shared, "gitea", "swagger.json"))
-	if err != nil {
-		return nil, fmt.Errorf("read Gitea's contract: %w", err)
+	if c.gitea, err = convert(filepath.Join(shared, "gitea", "swagger.json")); err != nil {
+		return nil, err
 	}
-	var old openapi2.T
-	if err := json.Unmarshal(data, &old); err != nil {
-		return nil, fmt.Errorf("read Gitea's contract: %w", err)
-	}
-	if c.gitea, err = openapi2conv.ToV3(&old); err != nil {
-		return nil, fmt.Errorf("convert Gitea's contract: %w", err)
+	if c.forgejo, err = convert(filepath.Join(shared, "gitea", "forgejo-swagger.json")); err != nil {
+		return nil, err
 	}
 	c.amend()
 	return &c, nil
@@ -84,7 +80,9 @@ func (c *Contracts) amend() {
 		nullable(head.Properties, "repo")
 		nullable(head.Properties, "user")
 	}
-	nullable(c.gitea.Components.Schemas["PRBranchInfo"].Value.Properties, "repo")
+	for _, doc := range []*openapi3.T{c.gitea, c.forgejo} {
+		nullable(doc.Components.Schemas["PRBranchInfo"].Value.Properties, "repo")
+	}
 }
 
 // nullable allows null for one property, without touching what others refer to.
@@ -92,6 +90,23 @@ func nullable(props openapi3.Schemas, name string) {
 	own := *props[name].Value
 	own.Nullable = true
 	props[name] = &openapi3.SchemaRef{Value: &own}
+}
+
+// convert reads a contract of the older form.
+func convert(path string) (*openapi3.T, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Base(path), err)
+	}
+	var old openapi2.T
+	if err := json.Unmarshal(data, &old); err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Base(path), err)
+	}
+	doc, err := openapi2conv.ToV3(&old)
+	if err != nil {
+		return nil, fmt.Errorf("convert %s: %w", filepath.Base(path), err)
+	}
+	return doc, nil
 }
 
 func load(path string) (*openapi3.T, error) {
@@ -372,9 +387,12 @@ func (c *Contracts) hookBody(event, action string, payload map[string]any) ([]by
 }
 
 // checked wraps the API of a kind in its contract.
-func (c *Contracts) checked(kind forge.Kind, prefix string, fail func(string, ...any), api http.Handler) (http.Handler, error) {
+func (c *Contracts) checked(kind forge.Kind, forgejo bool, prefix string, fail func(string, ...any), api http.Handler) (http.Handler, error) {
 	doc := c.github
-	if kind == forge.Gitea {
+	switch {
+	case kind == forge.Gitea && forgejo:
+		doc = c.forgejo
+	case kind == forge.Gitea:
 		doc = c.gitea
 	}
 	r, err := router(doc, prefix)

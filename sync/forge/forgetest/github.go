@@ -70,7 +70,7 @@ func (s *Server) api() (http.Handler, error) {
 	if s.contracts == nil {
 		return http.StripPrefix(s.prefix(), mux), nil
 	}
-	return s.contracts.checked(s.Kind, s.prefix(), s.fail, http.StripPrefix(s.prefix(), mux))
+	return s.contracts.checked(s.Kind, s.forgejo, s.prefix(), s.fail, http.StripPrefix(s.prefix(), mux))
 }
 
 // ask is one request to the API, by whom and about what.

@@ -139,6 +139,11 @@ func (r *Repo) headers(h *Hook, event, kind string, body []byte) http.Header {
 		}
 		out.Set("X-Gitea-Signature", sum)
 		out.Set("X-Hub-Signature-256", "sha256="+sum)
+		if r.s.forgejo {
+			for _, name := range []string{"Event", "Event-Type", "Delivery", "Signature"} {
+				out.Set("X-Forgejo-"+name, out.Get("X-Gitea-"+name))
+			}
+		}
 	case forge.GitLab:
 		out.Set("User-Agent", "GitLab/17.0.0")
 		out.Set("X-Gitlab-Event", kind)

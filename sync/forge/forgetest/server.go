@@ -22,6 +22,7 @@ import (
 // Options of New.
 type Options struct {
 	Kind      forge.Kind
+	Forgejo   bool                             // a Gitea that is one
 	Dir       string                           // where repositories lie; it must exist
 	Contracts *Contracts                       // nil = nothing is checked
 	Fail      func(format string, args ...any) // told of what breaks a contract: t.Errorf; nil = panic
@@ -41,6 +42,7 @@ type Server struct {
 	// Remaining is how many requests the hour's limit has left; below 0 = it is not looked at.
 	Remaining int
 
+	forgejo   bool
 	dir       string
 	contracts *Contracts
 	fail      func(format string, args ...any)
@@ -80,7 +82,7 @@ type Call struct {
 // New starts a forge.
 func New(o Options) (*Server, error) {
 	s := &Server{
-		Kind: o.Kind, dir: o.Dir, contracts: o.Contracts, fail: o.Fail, nextID: 1000,
+		Kind: o.Kind, forgejo: o.Forgejo, dir: o.Dir, contracts: o.Contracts, fail: o.Fail, nextID: 1000,
 		TokenLife: time.Hour, Remaining: -1,
 		users: make(map[string]*User), repos: make(map[string]*Repo), apps: make(map[int64]*App), codes: make(map[string]*App),
 	}

@@ -100,7 +100,9 @@ func (c *Client) EditComment(ctx context.Context, repo forge.Repo, number int, i
 // NewComments lists what changed in all conversations of the repository.
 func (c *Client) NewComments(ctx context.Context, repo forge.Repo, since time.Time) ([]forge.Comment, error) {
 	var out []forge.Comment
-	since = since.UTC().Truncate(time.Second)
+	if since = since.UTC().Truncate(time.Second); since.Unix() < 0 {
+		since = time.Unix(0, 0).UTC()
+	}
 	res, err := all(func(o github.ListOptions) (*github.Response, bool, error) {
 		found, res, err := c.api.Issues.ListComments(ctx, repo.Owner, repo.Name, 0, &github.IssueListCommentsOptions{
 			Sort: github.String("updated"), Direction: github.String("asc"), Since: &since, ListOptions: o,

@@ -51,8 +51,8 @@ func (c *Client) Comment(ctx context.Context, repo forge.Repo, number int, id in
 	if n, err = one(c, n, res, err, "read note %d of %s!%d", id, repo, number); err != nil {
 		return forge.Comment{}, err
 	}
-	if n.System || n.ID != id {
-		return forge.Comment{}, fmt.Errorf("read note %d of %s!%d: %w: nobody wrote it", id, repo, number, forge.ErrNotFound)
+	if n.System || n.Position != nil || n.ID != id {
+		return forge.Comment{}, fmt.Errorf("read note %d of %s!%d: %w: it is none of the conversation", id, repo, number, forge.ErrNotFound)
 	}
 	return c.comment(repo, number, n), nil
 }
