@@ -40,6 +40,8 @@ type Daemon struct {
 	root    *follower
 	began   time.Time
 	gone    chan struct{} // closed when Run has returned
+	// stopping is closed when Run's context ends.
+	stopping chan struct{}
 
 	mu       gosync.Mutex // guards below
 	settings Settings
@@ -59,7 +61,7 @@ type activeRun struct {
 // New prepares a daemon; it touches nothing outside opts.DataDir.
 func New(opts Options) (*Daemon, error) {
 	opts.complete()
-	d := &Daemon{opts: opts, settings: opts.Settings, began: time.Now().UTC(), gone: make(chan struct{}),
+	d := &Daemon{opts: opts, settings: opts.Settings, began: time.Now().UTC(), gone: make(chan struct{}), stopping: make(chan struct{}),
 		running: make(map[*syncer]*activeRun), ears: make(map[int]func(apply.Event))}
 	if h, ok := opts.Journal.(History); ok && h != nil {
 		d.history = h
@@ -89,6 +91,7 @@ func New(opts Options) (*Daemon, error) {
 // Run follows everything until ctx ends, and returns after the last run has stopped.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer close(d.gone)
+	defer context.AfterFunc(ctx, func() { close(d.stopping) })()
 	if err := d.resume(ctx); err != nil {
 		d.opts.Log.WarnContext(ctx, "journal not read, nothing is resumed", "err", err)
 	}
@@ -96,6 +99,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return d.root.follow(gctx) })
 	g.Go(func() error { return d.hear(gctx) })
 	err := g.Wait()
+	d.root.runLock.Lock() // a folder's run ends too, after its steps under way
+	defer d.root.runLock.Unlock()
 	return errors.Join(err, d.root.src.close(), d.mirrors.close())
 }
 
@@ -363,6 +368,10 @@ func (d *Daemon) Apply(ctx context.Context, req ApplyRequest, events func(apply.
 	}
 	defer d.root.runLock.Unlock()
 	d.root.quiet = false
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // it goes on when who asked is gone
+	defer cancel(nil)
+	defer d.whenStopping(func() { cancel(apply.ErrStopping) })()
+	defer d.started(d.root.syncer, apply.Head{Sync: d.root.name, Trigger: triggerCommand, Actor: req.Actor, Commit: p.Commit}, cancel)()
 	res, err := l.Apply(ctx, p, req.Actor, func(e apply.Event) {
 		d.relay(e)
 		if events != nil {
@@ -370,6 +379,19 @@ func (d *Daemon) Apply(ctx context.Context, req ApplyRequest, events func(apply.
 		}
 	})
 	return p, res, err
+}
+
+// whenStopping calls f when the daemon begins to stop, unless the function it returns was called before.
+func (d *Daemon) whenStopping(f func()) (over func()) {
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-d.stopping:
+			f()
+		case <-done:
+		}
+	}()
+	return func() { close(done) }
 }
 
 // lookTime is how long a command waits for what holds the run lock: a look for drift is over soon, a run may not be.

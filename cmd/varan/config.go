@@ -100,10 +100,7 @@ func syncSettings(s *settings.Settings, dir string) sync.Settings {
 			OnSurprise: s.Config.OnSurprise,
 		},
 		Secrets:       map[string]protocol.Secret{},
-		AllowInternal: s.AllowInternal, AllowHTTP: s.AllowHTTP, KnownHosts: s.KnownHostsFile,
-	}
-	if out.KnownHosts != "" && !filepath.IsAbs(out.KnownHosts) {
-		out.KnownHosts = filepath.Join(dir, out.KnownHosts)
+		AllowInternal: s.AllowInternal, AllowHTTP: s.AllowHTTP, KnownHosts: below(dir, s.KnownHostsFile),
 	}
 	for name, v := range s.Secrets {
 		if v.Secret.Reveal() != "" {

@@ -177,7 +177,7 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	hooks := webhook.New(webhook.Options{Target: daemon, Store: kept, Log: log, Secrets: func() []webhook.Secret { return hookSecrets(now.Load()) }})
 	server, err := httpd.New(httpd.Options{
 		Hooks: hooks, Daemon: daemon, Log: log, Version: buildVersion(), Socket: set.Socket(), Listen: set.Listen,
-		CertFile: set.TLSCertFile, KeyFile: set.TLSKeyFile, TrustedProxies: prefixes(set.TrustedProxies),
+		CertFile: below(dir, set.TLSCertFile), KeyFile: below(dir, set.TLSKeyFile), TrustedProxies: prefixes(set.TrustedProxies),
 		ReadToken: filepath.Join(set.DataDir, "read-token"), Hub: fl.Hub,
 		Tokens: func() []httpd.Token { return tokens(now.Load()) },
 		Problems: func() []string {
@@ -265,6 +265,14 @@ func hookSecrets(s *settings.Settings) []webhook.Secret {
 		}
 	}
 	return out
+}
+
+// below is a path that varan.toml names, which starts at its folder.
+func below(dir, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
 }
 
 func prefixes(list []string) []netip.Prefix {

@@ -67,6 +67,7 @@ type Server struct {
 	page    *page
 	own     []Token
 	fails   limiter
+	cert    *certificate // nil = plain HTTP
 	listen  net.Listener
 	socket  net.Listener
 }
@@ -84,6 +85,12 @@ func New(opts Options) (*Server, error) {
 			return nil, fmt.Errorf("read token: %w", err)
 		}
 		s.own = append(s.own, t)
+	}
+	if opts.Listen != "" && opts.CertFile != "" {
+		s.cert = &certificate{cert: opts.CertFile, key: opts.KeyFile}
+		if _, err := s.cert.get(nil); err != nil {
+			return nil, fmt.Errorf("read tls_cert_file %s and tls_key_file: %w", opts.CertFile, err)
+		}
 	}
 	if opts.Socket != "" {
 		l, err := listenSocket(opts.Socket)
@@ -145,7 +152,7 @@ func (s *Server) Run(ctx context.Context) error {
 		g.Go(func() error {
 			var err error
 			if cert {
-				srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: (&certificate{cert: s.opts.CertFile, key: s.opts.KeyFile}).get}
+				srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.cert.get}
 				err = srv.ServeTLS(l, "", "")
 			} else {
 				err = srv.Serve(l)
@@ -170,7 +177,7 @@ func (s *Server) Run(ctx context.Context) error {
 		serve(s.socket, true, false)
 	}
 	if s.listen != nil {
-		serve(s.listen, false, s.opts.CertFile != "")
+		serve(s.listen, false, s.cert != nil)
 	}
 	g.Go(func() error { <-gctx.Done(); return nil })
 	return g.Wait()
@@ -265,6 +272,7 @@ type certificate struct {
 	mu        gosync.Mutex // guards the rest
 	print     string
 	now       *tls.Certificate
+	bad       error // why the files as they are now are not in use; nil = they are
 }
 
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -277,9 +285,11 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		}
 	}
 	if c.now != nil && print == c.print {
+		c.bad = nil
 		return c.now, nil
 	}
 	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	c.bad = err
 	if err != nil {
 		if c.now != nil { // half written: the old one is still good
 			return c.now, nil
@@ -288,6 +298,17 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	c.now, c.print = &pair, print
 	return c.now, nil
+}
+
+// problem says why renewed files are not in use, "" if they are.
+func (c *certificate) problem() string {
+	_, _ = c.get(nil) // looks at the files as they are now
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bad == nil {
+		return ""
+	}
+	return fmt.Sprintf("tls_cert_file %s: %v; the certificate read before stays in use", c.cert, c.bad)
 }
 
 // readToken reads or makes the token of the role read.
@@ -514,6 +535,11 @@ func (s *Server) status() Status {
 	}
 	if s.opts.Problems != nil {
 		st.Problems = s.opts.Problems()
+	}
+	if s.cert != nil {
+		if p := s.cert.problem(); p != "" {
+			st.Problems = append(st.Problems, p)
+		}
 	}
 	return st
 }

@@ -195,7 +195,9 @@ settle = "200ms"
 			mu.Unlock()
 		})
 	}()
-	w.until("the first run ended", func(s standing) bool { return s.Syncs[0].Tip == first && s.Syncs[0].State != "reading" && s.Syncs[0].State != "running" && len(w.runs()) > 0 })
+	w.until("the first run ended", func(s standing) bool {
+		return s.Syncs[0].Tip == first && s.Syncs[0].State != "reading" && s.Syncs[0].State != "running" && len(w.runs()) > 0
+	})
 	w.failed(first)
 	out := w.failedSteps()
 	close(stop)
