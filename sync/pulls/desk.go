@@ -204,6 +204,9 @@ func (d *Desk) Run(ctx context.Context, daemon Daemon) error {
 			if basis, _ := daemon.Basis(); basis != last {
 				last = basis
 				d.watch(ctx, g)
+				d.mu.Lock()
+				d.watched = d.watched || basis != ""
+				d.mu.Unlock()
 			}
 			select {
 			case <-ctx.Done():

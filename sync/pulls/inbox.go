@@ -198,10 +198,12 @@ var errLater = errors.New("not known yet")
 func (d *Desk) letters(ctx context.Context, k *kept) ([]*letter, error) {
 	r := d.config()
 	if r == nil {
-		if basis, _ := d.daemon.Basis(); basis == "" && time.Since(k.At) < time.Minute {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if !d.watched {
 			return nil, errLater
 		}
-		return nil, nil
+		return nil, nil // the config repository lies on no forge of ours
 	}
 	status := forge.Status{Context: report.ApplyContext, Branch: r.w.Branch, URL: d.page(k.Run)}
 	switch k.Stage {
