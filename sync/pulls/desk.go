@@ -86,6 +86,7 @@ type Desk struct {
 	settings Settings
 	repos    map[string]*repository
 	last     *kept         // delivered last
+	watched  bool          // the repositories of a base that was read are watched
 	began    chan struct{} // closed when Run has a daemon
 }
 
