@@ -31,10 +31,15 @@ func (r *record) leave(list []container.Left, out *protocol.Outcome) {
 	}
 }
 
-// clearLeft tries again to remove what changes have left, and reports whether the record is another now.
+// clearLeft tries again to remove what changes have left, and reports whether the record is another now. What somebody
+// has started meanwhile is wanted: it is no longer ours to remove.
 func (a *Agent) clearLeft(ctx context.Context, rec *record) bool {
 	n := len(rec.Left)
 	rec.Left = slices.DeleteFunc(rec.Left, func(o container.Old) bool {
+		if i, err := a.api.ContainerInspect(ctx, o.ID); err == nil && i.State.Running {
+			a.log.Warn("what ran before was started by somebody, and stays", "resource", rec.Resource, "container", i.Name)
+			return true
+		}
 		err := a.engine.Discard(ctx, o.ID, false)
 		if err != nil {
 			a.log.Warn("remove what ran before", "resource", rec.Resource, "container", o.Name, "err", err)

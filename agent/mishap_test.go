@@ -156,6 +156,23 @@ func TestOldCannotBeRemoved(t *testing.T) {
 	if got := h.mine(); len(got) != 1 || len(h.agent.ledger.get(h.id("web")).Left) != 0 {
 		t.Errorf("left: %v", got)
 	}
+	// What somebody starts in between is theirs.
+	kept := h.container("web").ID
+	b.remove = func(id string) error {
+		if id == kept {
+			return errBusy
+		}
+		return nil
+	}
+	h.deploy("web", env("K", "newest"))
+	b.remove = nil
+	if err := h.api.ContainerStart(t.Context(), kept, docker.StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h.agent.tidy(t.Context(), nil)
+	if c, err := h.api.ContainerInspect(t.Context(), kept); err != nil || !c.State.Running || len(h.agent.ledger.get(h.id("web")).Left) != 0 {
+		t.Errorf("started by somebody: %v", err)
+	}
 	// To remove the resource itself is another matter: it is not forgotten before it is gone.
 	b.remove = func(string) error { return errBusy }
 	gone := h.op("web", protocol.Remove, nil, plan.Remove)
