@@ -1,22 +1,27 @@
 package httpd
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode"
 
+	gocmp "github.com/google/go-cmp/cmp"
 	"golang.org/x/net/html"
 
 	"github.com/varanhq/varan/plan"
@@ -225,14 +230,14 @@ func checkHeaders(t *testing.T, resp *http.Response) {
 
 const canary = "\"'><script>alert(1)</script><img src=x onerror=y>\u202e{{.}}</style></title></pre>javascript:z\x00"
 
-// poison puts the canary into every text that v holds.
-func poison(v reflect.Value) {
+// poison puts text into every string that v holds.
+func poison(v reflect.Value, text string) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
 		}
-		poison(v.Elem())
+		poison(v.Elem(), text)
 	case reflect.Struct:
 		if v.Type() == reflect.TypeFor[time.Time]() {
 			v.Set(reflect.ValueOf(time.Unix(1_800_000_000, 0)))
@@ -240,7 +245,7 @@ func poison(v reflect.Value) {
 		}
 		for i := range v.NumField() {
 			if v.Field(i).CanSet() && v.Type().Field(i).Name != "Declared" {
-				poison(v.Field(i))
+				poison(v.Field(i), text)
 			}
 		}
 	case reflect.Slice:
@@ -249,67 +254,116 @@ func poison(v reflect.Value) {
 		}
 		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
 		for i := range 2 {
-			poison(v.Index(i))
+			poison(v.Index(i), text)
 		}
 	case reflect.Map:
 		v.Set(reflect.MakeMap(v.Type()))
 	case reflect.Interface:
 		if v.NumMethod() == 0 {
-			v.Set(reflect.ValueOf(canary))
+			v.Set(reflect.ValueOf(text))
 		}
 	case reflect.String:
-		v.SetString(canary)
+		v.SetString(text)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(1)
 	}
 }
 
-// TestPageCanary: text from elsewhere, in whatever field, is text and nothing else.
-func TestPageCanary(t *testing.T) {
-	var d shown
-	poison(reflect.ValueOf(&d.status).Elem())
-	poison(reflect.ValueOf(&d.runs).Elem())
-	d.run = &sync.Run{}
-	poison(reflect.ValueOf(d.run).Elem())
+// poisoned is a daemon whose every text is text, with one failed and one good step.
+func poisoned(text string) *shown {
+	d := &shown{run: &sync.Run{}}
+	poison(reflect.ValueOf(&d.status).Elem(), text)
+	poison(reflect.ValueOf(&d.runs).Elem(), text)
+	poison(reflect.ValueOf(d.run).Elem(), text)
 	d.run.Plan.Summary = plan.Summary{plan.Create: 1}
-	for i := range d.run.Steps { // one failed, one done, both known to the plan
-		d.run.Steps[i].Resource, d.run.Steps[i].Status = schema.ID(fmt.Sprint(canary, i)), []string{"failed", "done"}[i]
+	for i := range d.run.Steps {
+		d.run.Steps[i].Resource, d.run.Steps[i].Status = schema.ID(fmt.Sprint(text, i)), []string{"failed", "done"}[i]
 		d.run.Plan.Steps[i].Resource = d.run.Steps[i].Resource
 	}
 	d.run.ID = "r1"
-	s, _ := startWith(t, &d)
+	return d
+}
+
+// checkPage looks for anything in a page that is not ours. It returns the elements it consists of.
+func checkPage(t *testing.T, name, body string) (skeleton []string) {
+	t.Helper()
+	if strings.ContainsFunc(body, func(r rune) bool { return r != '\n' && unicode.In(r, unicode.Cc, unicode.Cf) }) {
+		t.Errorf("%s shows hidden characters", name)
+	}
+	root, err := html.Parse(strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var walk func(*html.Node)
+	walk = func(n *html.Node) {
+		if n.Type == html.ElementNode {
+			skeleton = append(skeleton, n.Data)
+			switch n.Data {
+			case "script", "img", "iframe", "object", "base", "link":
+				t.Errorf("%s has a <%s>", name, n.Data)
+			}
+			for _, a := range n.Attr {
+				if strings.HasPrefix(a.Key, "on") || (a.Key == "href" || a.Key == "action") && !strings.HasPrefix(a.Val, "/") || strings.Contains(a.Val, "<script") {
+					t.Errorf("%s: <%s %s=%q>", name, n.Data, a.Key, a.Val)
+				}
+			}
+		}
+		for c := n.FirstChild; c != nil; c = c.NextSibling {
+			walk(c)
+		}
+	}
+	walk(root)
+	return skeleton
+}
+
+// FuzzPage: whatever stands in whatever field, a page consists of the same elements as with a harmless text there.
+func FuzzPage(f *testing.F) {
+	for _, s := range []string{canary, "name", "</td></table>", "</pre>", "<", "&lt;", "`", "\u202e", "\xff", "a\nb", "+ a", "https://x", "{{.}}"} {
+		f.Add(s)
+	}
+	s := &Server{opts: Options{Log: slog.New(slog.DiscardHandler)}}
+	p, err := newPage(s)
+	if err != nil {
+		f.Fatal(err)
+	}
+	pages := func(t *testing.T, text string) (out [][]string) {
+		s.opts.Daemon, s.opts.Version = poisoned(text), text
+		s.opts.Problems = func() []string { return []string{text} }
+		for path, h := range map[string]http.HandlerFunc{"/": p.overview, "/runs/r1": p.run} {
+			w, r := httptest.NewRecorder(), httptest.NewRequest("GET", path, nil)
+			r.SetPathValue("id", strings.TrimPrefix(path, "/runs/"))
+			h(w, r)
+			if w.Code != 200 {
+				t.Errorf("%s of %q: %d %s", path, text, w.Code, w.Body)
+			}
+			out = append(out, checkPage(t, fmt.Sprintf("%s of %q", path, text), w.Body.String()))
+		}
+		slices.SortFunc(out, func(a, b []string) int { return cmp.Compare(len(a), len(b)) })
+		return out
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.TrimSpace(text) == "" || strings.ContainsAny(text, "\n\r") || len(text) > 2000 {
+			return // other parts are shown, or more lines of them
+		}
+		got, want := pages(t, text), pages(t, "name")
+		if d := gocmp.Diff(want, got); d != "" {
+			t.Errorf("%q has another structure: %s", text, d)
+		}
+	})
+}
+
+// TestPageCanary: text from elsewhere, in whatever field, is text and nothing else.
+func TestPageCanary(t *testing.T) {
+	d := poisoned(canary)
+	s, _ := startWith(t, d)
 	base := "http://" + s.Addr().String()
 	for _, path := range []string{"/", "/runs/r1", "/runs/" + url.PathEscape(canary), "/login?next=" + url.QueryEscape(canary)} {
 		resp, body := fetch(t, browser(t), "GET", base+path, nil, "Authorization", "Bearer operate")
 		checkHeaders(t, resp)
-		if strings.ContainsFunc(body, func(r rune) bool { return r != '\n' && unicode.In(r, unicode.Cc, unicode.Cf) }) {
-			t.Errorf("%s shows hidden characters", path)
-		}
 		if n := strings.Count(body, "alert(1)"); n < 3 && path != "/login?next="+url.QueryEscape(canary) && !strings.HasPrefix(path, "/runs/%") {
 			t.Errorf("%s shows the text %d times: the test looks at too little", path, n)
 		}
-		root, err := html.Parse(strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var walk func(*html.Node)
-		walk = func(n *html.Node) {
-			if n.Type == html.ElementNode {
-				switch n.Data {
-				case "script", "img", "iframe", "object", "base", "link":
-					t.Errorf("%s has a <%s>", path, n.Data)
-				}
-				for _, a := range n.Attr {
-					if strings.HasPrefix(a.Key, "on") || (a.Key == "href" || a.Key == "action") && !strings.HasPrefix(a.Val, "/") || strings.Contains(a.Val, "<script") {
-						t.Errorf("%s: <%s %s=%q>", path, n.Data, a.Key, a.Val)
-					}
-				}
-			}
-			for c := n.FirstChild; c != nil; c = c.NextSibling {
-				walk(c)
-			}
-		}
-		walk(root)
+		checkPage(t, path, body)
 	}
 }
 
