@@ -103,9 +103,12 @@ func (r *run) ask(ctx context.Context, op protocol.Op, j *job) {
 		switch {
 		case !reached && waited >= r.opts.Reach:
 			*j = j.fail(err.Error())
+			j.away = true
 			return
 		case reached && waited >= r.opts.Patience:
-			j.unknown = err.Error()
+			j.unknown = fmt.Sprintf("server %s is unreachable: it was cut off in the middle of this and did not come back within %s; what became of it is seen when it does (%s)",
+				op.Server, r.opts.Patience, err)
+			j.away = true
 			return
 		}
 		r.log.Warn("outcome not known, asking again", "resource", op.Resource, "server", op.Server, "op", op.ID, "err", err)

@@ -88,6 +88,9 @@ type StepResult struct {
 	// Failures in a row that stopped nothing, this one included, and when to try again; 0 = not to be retried.
 	Failures int           `json:"failures,omitempty"`
 	Retry    time.Duration `json:"retry,omitempty"`
+	// Unreachable: it ended because its server could not be reached, or was cut off in the middle of it. It is tried
+	// again as soon as the server is back.
+	Unreachable bool `json:"unreachable,omitempty"`
 	// Changed: the server is different now, so what comes after it is restarted.
 	Changed bool `json:"changed,omitempty"`
 }

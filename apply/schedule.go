@@ -66,6 +66,7 @@ type job struct {
 	outcome protocol.Outcome
 	payload *protocol.Payload
 	unknown string // why the outcome is not known, "" = it is
+	away    bool   // its server could not be reached
 	cut     bool   // abandoned with the run
 }
 
@@ -372,6 +373,7 @@ func (r *run) prepared(j job) {
 // take copies an outcome into the result.
 func (s *StepResult) take(j job) {
 	o := j.outcome
+	s.Unreachable = j.away
 	if j.unknown != "" {
 		s.Status, s.Error = StatusUnknown, j.unknown
 		return

@@ -77,6 +77,15 @@ type syncer struct {
 type wait struct {
 	digest plan.Digest
 	until  time.Time
+	away   string // the server that could not be reached: the wait is over when it is back; "" = something else failed
+}
+
+// over reports whether it may be tried again.
+func (w wait) over(state *plan.State) bool {
+	if server := state.Servers[w.away]; w.away != "" && server != nil && server.Unreachable == "" {
+		return true
+	}
+	return !time.Now().Before(w.until)
 }
 
 // hold puts what is not to be tried again yet on hold in what was observed. A retry and a person's command try it.
@@ -90,7 +99,7 @@ func (s *syncer) hold(state *plan.State, j job) *plan.State {
 		held.Holds = slices.Clip(held.Holds)
 		for _, id := range slices.Sorted(maps.Keys(s.waits)) {
 			w := s.waits[id]
-			if time.Now().Before(w.until) {
+			if !w.over(state) {
 				held.Holds = append(held.Holds, plan.Hold{Resource: id, Kind: plan.HoldFailed, Digest: w.digest,
 					Reason: "it failed and nothing was stopped; it is tried again at " + w.until.UTC().Format("15:04:05") + " UTC"})
 			}
@@ -285,6 +294,11 @@ func (s *syncer) applied(r *reading, p *plan.Plan, res *apply.Result, j job) {
 		if st.Failures > 0 && step != nil {
 			failures[st.Resource] = st.Failures
 			waits[st.Resource] = wait{digest: step.Digest, until: time.Now().Add(s.shorten(st.Retry))}
+			if st.Unreachable {
+				w := waits[st.Resource]
+				w.away = st.Server
+				waits[st.Resource] = w
+			}
 		}
 	}
 	for id := range waits {
