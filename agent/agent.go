@@ -59,6 +59,7 @@ type Agent struct {
 	changed  chan struct{}
 
 	policies policies
+	streams  streams
 	loads    stack.Loads
 	shares   shares
 
@@ -297,6 +298,7 @@ func (a *Agent) next() *task {
 
 // Close unlocks root and engine; call it when Run has returned.
 func (a *Agent) Close() error {
+	a.closeStreams()
 	var errs []error
 	for _, c := range a.locks {
 		errs = append(errs, c.Close())

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -674,11 +673,6 @@ func (d *Daemon) RunByID(ctx context.Context, id string) (*Run, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	return runOf(r), nil
-}
-
-// Logs copies what containers printed to w.
-func (d *Daemon) Logs(ctx context.Context, req LogsRequest, w io.Writer) error {
-	return errors.New("logs of containers are not carried out by this version: use docker logs on the server")
 }
 
 // place is file:line:col, as far as known.

@@ -37,6 +37,8 @@ type Options struct {
 	Events <-chan string
 	// Parallel bounds the ops in flight: in total and on one server. 0 = apply's default.
 	Parallel, PerServer int
+	// Logs asks a server's agent for what containers print; nil = nobody can be asked.
+	Logs func(ctx context.Context, server string, q protocol.Logs) (protocol.Logged, error)
 	// Patience is how long a step waits for a server that was cut off in the middle of it; 0 = apply's default.
 	Patience time.Duration
 	// whole: a folder is planned with the whole fleet, for there is a daemon that has it.

@@ -40,6 +40,8 @@ type Options struct {
 	Changed  <-chan struct{} // a token whenever the host may have changed
 	// Figures reads how the machine stands; nil = nobody is told.
 	Figures func(context.Context) protocol.Figures
+	// Logs answers for what containers print; nil = it is not told.
+	Logs func(context.Context, protocol.Logs) protocol.Logged
 	Log     *slog.Logger // nil = discarded
 }
 
@@ -300,6 +302,15 @@ func (l *link) answer(ctx context.Context, m *wire.Message) (any, error) {
 			return nil, fmt.Errorf("read observe: %w", err)
 		}
 		return l.opts.Handler.Observe(ctx, q), nil
+	case wire.Logs:
+		var q protocol.Logs
+		if err := protocol.Decode(body, &q); err != nil {
+			return nil, fmt.Errorf("read logs: %w", err)
+		}
+		if l.opts.Logs == nil {
+			return protocol.Logged{Version: protocol.Version, End: true, Error: "this agent tells no logs"}, nil
+		}
+		return l.opts.Logs(ctx, q), nil
 	case wire.Submit:
 		return l.submit(ctx, m, body)
 	case wire.Wait:

@@ -132,7 +132,7 @@ func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Lo
 		defer stopAgent()
 		return link.Follow(linkCtx, link.Following{Hub: hub, KeyFile: keyFile, Tell: func(n link.News, err error) { c.tell(log, public, n, err) }}, link.Options{
 			Handler: h, Key: key, FleetKey: c.FleetKey, TermFile: filepath.Join(root, termFile), PinFile: filepath.Join(root, "fleet-key"), Name: c.name(),
-			Progress: progress.C, Changed: a.Changed(), Figures: a.Figures, Log: log,
+			Progress: progress.C, Changed: a.Changed(), Figures: a.Figures, Logs: a.Logs, Log: log,
 		})
 	})
 	return g.Wait()

@@ -39,7 +39,7 @@ func TestArrows(t *testing.T) {
 		"sync/report":         {"schema", "plan", "apply", "agent/protocol"},
 		"sync/settings":       {"schema"},
 		"sync/webhook":        {"schema", "sync/gitrepo"},
-		"sync":                {"schema", "plan", "plan/compose", "apply", "apply/fleet", "agent/protocol", "sync/gitrepo", "sync/report", "sync/forge", "sync/forge/connect", "sync/sandbox", "sync/webhook"},
+		"sync":                {"agent/mask", "schema", "plan", "plan/compose", "apply", "apply/fleet", "agent/protocol", "sync/gitrepo", "sync/report", "sync/forge", "sync/forge/connect", "sync/sandbox", "sync/webhook"},
 		"sync/pulls":          {"schema", "plan", "apply", "sync", "sync/forge", "sync/gitrepo", "sync/report", "sync/sandbox", "sync/webhook"},
 		"sync/httpd":          {"schema", "plan", "apply", "apply/fleet", "sync", "sync/report", "agent/protocol"},
 		"examples":            {},

@@ -100,7 +100,7 @@ func startFleet(ctx context.Context, set *settings.Settings, log *slog.Logger, o
 	})
 	linked.Go(func() {
 		err := link.Serve(linkCtx, conn, link.Options{Handler: a, Key: own, FleetKey: hub.FleetKey(), TermFile: term,
-			Name: "local", Progress: progress.C, Changed: a.Changed(), Figures: a.Figures, Log: log})
+			Name: "local", Progress: progress.C, Changed: a.Changed(), Figures: a.Figures, Logs: a.Logs, Log: log})
 		if err != nil && linkCtx.Err() == nil {
 			lost <- fmt.Errorf("agent's link: %w", err)
 		}

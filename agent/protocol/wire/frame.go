@@ -39,6 +39,7 @@ const (
 	Answer   Kind = "answer"   // of those above
 	Progress Kind = "progress" // protocol.Progress, unasked
 	Changed  Kind = "changed"  // agent, unasked: look again
+	Logs     Kind = "logs"     // protocol.Logs, answered by protocol.Logged
 	Figures  Kind = "figures"  // protocol.Figures, unasked
 )
 

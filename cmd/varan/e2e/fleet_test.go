@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/docker/docker/api/types/container"
 )
 
 // on is a deployment on a server, at a version.
@@ -32,6 +34,7 @@ func TestFleet(t *testing.T) {
 	f.enrol()
 
 	t.Run("after waits for health on other hosts", func(t *testing.T) { f.in(t).afterChain() })
+	t.Run("logs of another host", func(t *testing.T) { f.in(t).logs() })
 	t.Run("a failure skips only what depends on it", func(t *testing.T) { f.in(t).failure() })
 	t.Run("a resource moves to another server", func(t *testing.T) { f.in(t).moves() })
 	t.Run("a link cut in the middle of ops", func(t *testing.T) { f.in(t).cutFor(5 * time.Second) })
@@ -92,6 +95,27 @@ func (f *aFleet) afterChain() {
 		f.t.Errorf("what waits for nobody started %s after b", free.Sub(b))
 	}
 	f.onceEach(start)
+}
+
+// logs come from the host a resource is on, with the secrets masked that its containers print.
+func (f *aFleet) logs() {
+	printer := strings.Replace(on("h2", "p", "v1"), `command = "sleep 2147483647"`, `command = "sh -c 'echo hello from $K; echo $WORD; sleep 2147483647'"`, 1)
+	f.write(map[string]string{"p.toml": strings.Replace(printer, "K = v1", "K = v1\nWORD = [[WORD]]", 1) +
+		"\n[[variable]]\nname = \"WORD\"\nvalue = \"swordfish\"\nis_secret = true\n"})
+	f.commit("a printer")
+	f.eventually("the logs of h2 are read", time.Minute, func() (bool, string) {
+		r := f.varan("logs", "deployment/"+f.id+"-p")
+		return r.exit == 0 && r.stdout == "hello from v1\n<WORD>\n", r.stdout + r.stderr
+	})
+	r := f.varan("logs", "deployment/"+f.id+"-p", "--tail", "1")
+	if r.stdout != "<WORD>\n" {
+		f.t.Errorf("the last line: %q %s", r.stdout, r.stderr)
+	}
+	f.write(map[string]string{"p.toml": "REMOVE"})
+	f.commit("no printer")
+	f.settled()
+	ctx := context.Background()
+	_ = f.hosts["h2"].docker.ContainerRemove(ctx, f.id+"-p", container.RemoveOptions{Force: true})
 }
 
 func (f *aFleet) failure() {
