@@ -126,7 +126,7 @@ func New(opts Options) (_ *Agent, err error) {
 	}
 	a.marks = openMarks(filepath.Join(root, "events.json"), a.log)
 	a.watcher = container.NewWatcher(a.api, a.marks.since())
-	a.watcher.On = a.heard
+	a.watcher.On, a.watcher.Missed = a.heard, a.poke
 	a.engine = container.NewEngine(a.api, a.watcher, a.log)
 	a.engine.Allow = a.allow
 	a.engine.Self = a.self()

@@ -171,6 +171,7 @@ func (f *follower) loop(ctx context.Context) error {
 		case <-f.stirred:
 			f.ask(job{trigger: triggerDrift})
 		case <-drift.C:
+			f.refresh()
 			f.ask(job{trigger: triggerDrift})
 		case <-retry.C:
 			f.ask(job{trigger: triggerRetry})

@@ -115,6 +115,13 @@ func (q PlanRequest) rules() plan.Rules {
 	return plan.Rules{Retry: q.Retry, Only: q.Only, AllowRemovals: q.AllowRemovals, Delete: q.Remove}
 }
 
+// refresh has every server asked anew: a person wants to know, or the clock says so.
+func (s *syncer) refresh() {
+	if s.opts.Refresh != nil {
+		s.opts.Refresh()
+	}
+}
+
 // preview reads, observes and plans without applying.
 func (s *syncer) preview(ctx context.Context, v view, j job) (*reading, *plan.Plan, error) {
 	s.runLock.Lock()
@@ -125,6 +132,9 @@ func (s *syncer) preview(ctx context.Context, v view, j job) (*reading, *plan.Pl
 	}
 	if r.broken() {
 		return r, s.brokenPlan(r), nil
+	}
+	if j.trigger == triggerCommand {
+		s.refresh()
 	}
 	state := s.observe(ctx, r, s.servers(r))
 	return r, s.make(r, state, j), nil

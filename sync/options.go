@@ -31,6 +31,8 @@ type Options struct {
 	// only for plans with risks; nil = none is a surprise.
 	Surprises func(ctx context.Context, commit string, risks []string) []string
 
+	// Refresh has every server asked anew, whatever is remembered of it; nil = nothing is.
+	Refresh func()
 	// Figures is what a server's agent said last of its machine; nil = nobody knows.
 	Figures func(server string) (protocol.Figures, bool)
 	// Events delivers the names of servers on which something changed; nil = only periods look.

@@ -44,6 +44,9 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	if j.trigger == triggerCommit && s.settled(r) { // nothing of ours was touched
 		return s.carryOn(ctx, r, j)
 	}
+	if j.trigger == triggerCommand {
+		s.refresh()
+	}
 	state := s.hold(s.observe(ctx, r, s.servers(r)), j) // an unreachable server is a fact in it, not an error
 	p := s.make(r, state, j)                            // pure: no clock, no I/O
 	s.planned(r, p, state, j)

@@ -18,6 +18,8 @@ type Watcher struct {
 	api client.APIClient
 	// On is called for every event, in order, from Run's goroutine. May be nil.
 	On func(events.Message)
+	// Missed is called when the stream broke: something may have happened of which no event tells. May be nil.
+	Missed func()
 
 	mu   sync.Mutex // guards what follows
 	subs map[string]map[chan struct{}]struct{}
@@ -52,6 +54,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 		}
 		w.read(ctx, opts)
 		w.wakeAll() // something may have been missed
+		if w.Missed != nil {
+			w.Missed()
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):

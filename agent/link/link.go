@@ -42,7 +42,7 @@ type Options struct {
 	Figures func(context.Context) protocol.Figures
 	// Logs answers for what containers print; nil = it is not told.
 	Logs func(context.Context, protocol.Logs) protocol.Logged
-	Log     *slog.Logger // nil = discarded
+	Log  *slog.Logger // nil = discarded
 }
 
 // LoadKey reads the agent's private key from path, or makes one there (0600).
@@ -144,6 +144,7 @@ func (l *link) forward(ctx context.Context, conn *nats.Conn) {
 	l.tell(wire.Here, l.greeting(), "", "")
 	progress, changed := l.opts.Progress, l.opts.Changed
 	var settled <-chan time.Time
+	again := false // something changed since the last was told
 	for {
 		select {
 		case <-ctx.Done():
@@ -167,12 +168,20 @@ func (l *link) forward(ctx context.Context, conn *nats.Conn) {
 				changed = nil
 				continue
 			}
+			// The first is told at once, since what was said before no longer holds; what follows is gathered.
 			if settled == nil {
+				l.tell(wire.Changed, struct{}{}, "", "")
 				settled = time.After(tellChanged)
+			} else {
+				again = true
 			}
 		case <-settled:
 			settled = nil
-			l.tell(wire.Changed, struct{}{}, "", "")
+			if again {
+				again = false
+				l.tell(wire.Changed, struct{}{}, "", "")
+				settled = time.After(tellChanged)
+			}
 		}
 	}
 }

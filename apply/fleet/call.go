@@ -30,6 +30,10 @@ func (h *Hub) Observe(ctx context.Context, name string, queries []protocol.Query
 	if err != nil {
 		return none, err
 	}
+	kept, change, ok := h.recall(key)
+	if ok && len(queries) == 0 {
+		return kept, nil
+	}
 	var observed protocol.Observed
 	q := protocol.Observe{Version: protocol.Version, Fleet: h.opts.Name, Queries: queries}
 	if err := h.call(ctx, key, wire.Observe, "", func(term uint64) any { q.Term = term; return q }, &observed); err != nil {
@@ -37,6 +41,9 @@ func (h *Hub) Observe(ctx context.Context, name string, queries []protocol.Query
 	}
 	if observed.Error != "" {
 		return none, fmt.Errorf("observe server %s: %s", name, observed.Error)
+	}
+	if len(queries) == 0 {
+		h.keep(key, change, observed.State)
 	}
 	return observed.State, nil
 }
@@ -59,6 +66,13 @@ func (h *Hub) do(ctx context.Context, op protocol.Op, progress func(protocol.Pro
 	if progress != nil {
 		defer h.listen(key, op.ID, progress)()
 	}
+	touch := func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.changedLocked(key)
+	}
+	touch()
+	defer touch()
 	op.Version = protocol.Version
 	sent := false // from here on an unreachable agent may still be working
 	unknown := 0
@@ -312,6 +326,7 @@ func (h *Hub) handle(m *wire.Message) {
 		if m.Kind == wire.Here {
 			delete(h.sessions, m.Agent)
 		}
+		h.changedLocked(m.Agent)
 		name := h.servers[m.Agent]
 		h.mu.Unlock()
 		if m.Kind == wire.Here {

@@ -74,7 +74,9 @@ type Hub struct {
 	seqs      map[string]uint64   // messages sent, by agent's public key; never reset, an agent takes none twice
 	answers   map[string]waiter   // by the id of the message asked with
 	progress  map[protocol.OpID]*listener
-	figures   map[string]told // by agent's public key
+	figures   map[string]told   // by agent's public key
+	states    map[string]kept   // by agent's public key
+	changes   map[string]uint64 // heard of an agent's host, by its public key
 	term      uint64
 	waiting   map[string]*Waiting // by public key
 	revoked   map[string]bool     // public keys locked out by hand
@@ -116,7 +118,7 @@ func Start(opts Options) (*Hub, error) {
 	h := &Hub{
 		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), changed: make(chan string, 256),
 		keys: make(map[string]string), servers: make(map[string]string), sessions: make(map[string]*session), seqs: make(map[string]uint64),
-		answers: make(map[string]waiter), progress: make(map[protocol.OpID]*listener), figures: make(map[string]told), term: 1,
+		answers: make(map[string]waiter), progress: make(map[protocol.OpID]*listener), figures: make(map[string]told), states: make(map[string]kept), changes: make(map[string]uint64), term: 1,
 		waiting: make(map[string]*Waiting), revoked: make(map[string]bool),
 		started: time.Now(),
 	}
