@@ -76,12 +76,19 @@ func TestHalfMadeStack(t *testing.T) {
 	h.stop()
 	h.wrap = nil
 	h.start()
+	laid := func() bool {
+		_, err := os.Stat(filepath.Join(h.root, "stacks", h.fleet, "compose.yaml"))
+		return err == nil
+	}
+	if laid() {
+		t.Error("what was laid was not taken back")
+	}
 	made := len(h.services())
 	if made != 3 {
 		t.Fatalf("half made: %v", h.services())
 	}
 	h.must(h.stack(protocol.Deploy, file))
-	if now := h.services(); now["a"].Status != "running" || now["b"].Status != "running" || now["c"].Status != "running" || len(now) != 3 {
+	if now := h.services(); now["a"].Status != "running" || now["b"].Status != "running" || now["c"].Status != "running" || len(now) != 3 || !laid() {
 		t.Errorf("taken up: %v", now)
 	}
 }

@@ -763,7 +763,7 @@ func (a *Agent) remove(ctx context.Context, op protocol.Op) (protocol.Outcome, e
 // the resource is forgotten. Killed meanwhile, the next process goes on here. What cannot be taken away stays in the
 // ledger without an entry and is tried again.
 func (a *Agent) removed(ctx context.Context, rec *record, project string, res container.Result) (protocol.Outcome, error) {
-	var stay []string
+	var stay, hints []string
 	var ferr error
 	base := rec.Base
 	if res.Failure == nil {
@@ -775,7 +775,7 @@ func (a *Agent) removed(ctx context.Context, rec *record, project string, res co
 		}
 		if project != "" {
 			if err := a.engine.RemoveNetworks(ctx, project); err != nil {
-				a.log.Warn("remove networks", "resource", rec.Resource, "err", err)
+				hints = append(hints, "a network stays: "+err.Error())
 			}
 		}
 		stay, ferr = a.unlay(rec)
@@ -787,8 +787,9 @@ func (a *Agent) removed(ctx context.Context, rec *record, project string, res co
 	}
 	a.prints.drop(rec.Resource)
 	if len(stay) > 0 {
-		out.Hint = fmt.Sprintf("changed since they were laid, and left in %s: %s", base, some(stay, 5))
+		hints = append(hints, fmt.Sprintf("changed since they were laid, and left in %s: %s", base, some(stay, 5)))
 	}
+	out.Hint = strings.Join(hints, "; ")
 	var rest []string
 	if ferr != nil {
 		rest = append(rest, ferr.Error())
