@@ -111,6 +111,14 @@ func fork(t *testing.T, w *world, c forge.Forge) {
 	if gitRefs(t, w.repo)[pr.HeadRef] != head {
 		t.Error("the head is not in the base's repository")
 	}
+	err = c.SetStatus(t.Context(), pr.StatusRepo, pr.Head.SHA, forge.Status{Context: "varan/plan", State: forge.Success})
+	if w.Kind == forge.GitLab { // a fork is its owner's: the note has to tell
+		if !errors.Is(err, forge.ErrForbidden) && !errors.Is(err, forge.ErrNotFound) {
+			t.Errorf("a status in a stranger's project: %v", err)
+		}
+	} else if err != nil || w.repo.Status(head, "varan/plan").State != "success" {
+		t.Errorf("got %v", err)
+	}
 	fork.Delete()
 	if pr, err = c.PullRequest(t.Context(), w.at, n); err != nil || !pr.Fork {
 		t.Errorf("%+v %v", pr, err)
