@@ -11,31 +11,20 @@ import (
 // maxDiff is how many lines of one step's changes are shown: what is longer is read in the files themselves.
 const maxDiff = 60
 
-// details are what is folded away below the table: for each line of it what changes, why, and where it stands.
-// A line that has nothing more to say has none.
-func (a About) details(bs []*bunch) []string {
-	var out []string
-	for _, b := range bs {
-		if d := a.detail(b); d != "" {
-			out = append(out, d)
-		}
-	}
-	return out
+// told reports whether there is more to say about a line of the table than stands in it.
+func (b *bunch) told() bool {
+	s := b.first()
+	return s.Action.Changes() && (len(s.Changes) > 0 && createdImages(s) == nil || len(s.Causes) > 1 || len(b.steps) > 1 || longCauses(s))
 }
 
+// detail is what is folded away below the table: what changes, why, and where it stands.
 func (a About) detail(b *bunch) string {
 	s := b.first()
-	if !s.Action.Changes() {
-		return ""
+	var diff []string
+	if createdImages(s) == nil {
+		diff = diffLines(s.Changes)
 	}
-	diff := diffLines(s.Changes)
 	long := longCauses(s)
-	if createdImages(s) != nil {
-		diff = nil
-	}
-	if len(diff) == 0 && len(s.Causes) < 2 && len(b.steps) == 1 && !long {
-		return ""
-	}
 	var w strings.Builder
 	w.WriteString("<details><summary>" + b.called(codeHTML) + " · " + string(s.Action))
 	if n := len(s.Changes); n > 0 && len(diff) > 0 {

@@ -181,23 +181,34 @@ func (a About) elsewhere() string {
 
 // folded writes causes and changes, cut at a step.
 func (a About) folded(s *sheet, bs []*bunch) {
-	all := a.details(bs)
-	if len(all) == 0 {
+	n := 0
+	for _, b := range bs {
+		if b.told() {
+			n++
+		}
+	}
+	if n == 0 {
 		return
 	}
 	head, end := "", ""
-	if len(all) > 6 {
+	if n > 6 {
 		head, end = "<details><summary>Causes and changes, step by step</summary>\n\n", "\n</details>\n"
 	}
-	n := take(all, s.left-size(head)-size(end)-300)
-	out := head + strings.Join(all[:n], "\n")
-	if n < len(all) {
-		if n > 0 {
-			out += "\n"
+	var out strings.Builder
+	room := s.left - size(head) - size(end) - 300
+	for _, b := range bs {
+		if !b.told() {
+			continue
 		}
-		out += "**The changes of " + plural(len(all)-n, "more line") + " of the table are left out here**" + a.elsewhere() + "\n"
+		d := a.detail(b) + "\n"
+		if room -= size(d); room < 0 {
+			out.WriteString("**The changes of " + plural(n, "more line") + " of the table are left out here**" + a.elsewhere() + "\n")
+			break
+		}
+		n--
+		out.WriteString(d)
 	}
-	s.part(out + end)
+	s.part(head + out.String() + end)
 }
 
 // planFacts go into the small print.

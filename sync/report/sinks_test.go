@@ -152,12 +152,6 @@ func checkHostile(t testing.TB, s string) {
 	}
 }
 
-func TestHostile(t *testing.T) {
-	for _, s := range hostiles {
-		checkHostile(t, s)
-	}
-}
-
 // TestSpans: each text sink shows all that a person would see, alone and in a cell of a table.
 func TestSpans(t *testing.T) {
 	for _, s := range hostiles {
@@ -219,6 +213,7 @@ func FuzzSinks(f *testing.F) {
 	})
 }
 
+// FuzzComment puts a text into every place of every comment; its seeds are the texts above.
 func FuzzComment(f *testing.F) {
 	for _, s := range hostiles {
 		f.Add(s)
