@@ -140,7 +140,7 @@ func (c *config) compatFlag(cmd *cobra.Command) {
 func logger(sh *shell, s *settings.Settings) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(s.LogLevel))
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: report.LogAttr}
 	if strings.EqualFold(s.LogFormat, "json") {
 		return slog.New(slog.NewJSONHandler(sh.err, opts))
 	}
@@ -150,7 +150,7 @@ func logger(sh *shell, s *settings.Settings) *slog.Logger {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
 				return slog.Attr{}
 			}
-			return a
+			return report.LogAttr(groups, a)
 		}
 	}
 	return slog.New(slog.NewTextHandler(sh.err, opts))

@@ -89,7 +89,7 @@ func (s *source) open(ctx context.Context) (*opened, error) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	if s.sh.env["VARAN_DEBUG"] != "" {
-		log = slog.New(slog.NewTextHandler(s.sh.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		log = slog.New(slog.NewTextHandler(s.sh.err, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: report.LogAttr}))
 	}
 	engine, err := s.fleet(ctx, set, log)
 	if err != nil {

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"html"
+	"log/slog"
 	"regexp"
 	"strings"
 	"unicode"
@@ -12,7 +13,7 @@ import (
 // One function a sink. Whatever came from outside (names, messages of containers and registries, file contents,
 // commit metadata) goes through exactly one of them, when it is written and nowhere else:
 //
-//	Escape        terminal, log
+//	Escape        terminal; LogAttr the same in a log
 //	Markdown      running text of a comment; cell the same in a table
 //	Code          a code span of a comment; codeCell the same in a table
 //	fence         a code block of a comment
@@ -59,6 +60,21 @@ func hidden(r rune) bool {
 		r != ' ' && unicode.Is(unicode.Zs, r)
 }
 
+// LogAttr is for slog.HandlerOptions.ReplaceAttr: texts and errors in a log show what would not be seen.
+func LogAttr(_ []string, a slog.Attr) slog.Attr {
+	switch v := a.Value.Any().(type) {
+	case string:
+		if e := Escape(v); e != v {
+			a.Value = slog.StringValue(e)
+		}
+	case error:
+		if e := v.Error(); Escape(e) != e {
+			a.Value = slog.StringValue(Escape(e))
+		}
+	}
+	return a
+}
+
 // HTML shows what a page would not: html/template escapes the markup afterwards. Line ends stay, for <pre>.
 func HTML(s string) string {
 	lines := strings.Split(s, "\n")
@@ -102,7 +118,7 @@ func words(s string, code func(string) string) string {
 
 var (
 	// reference is what forges and trackers make links of: a commit, GH-12, PROJ-7.
-	reference = regexp.MustCompile(`(?i)(^|[^0-9a-z])([0-9a-f]{7,}|[a-z]+-[0-9]+)($|[^0-9a-z])`)
+	reference = regexp.MustCompile(`(?i)(^|[^0-9a-z])([0-9a-f]{7,}|[a-z][0-9a-z]*-[0-9]+)($|[^0-9a-z])`)
 	ordered   = regexp.MustCompile(`^[0-9]+[.)]`)
 )
 

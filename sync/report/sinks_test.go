@@ -1,13 +1,17 @@
 package report
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/html"
 	"pgregory.net/rapid"
 
@@ -286,4 +290,98 @@ func TestCommentLimit(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLog: a log shows what came from elsewhere, in either form.
+func TestLog(t *testing.T) {
+	for _, s := range hostiles {
+		var text, data strings.Builder
+		for out, h := range map[*strings.Builder]func(io.Writer, *slog.HandlerOptions) slog.Handler{
+			&text: func(w io.Writer, o *slog.HandlerOptions) slog.Handler { return slog.NewTextHandler(w, o) },
+			&data: func(w io.Writer, o *slog.HandlerOptions) slog.Handler { return slog.NewJSONHandler(w, o) },
+		} {
+			slog.New(h(out, &slog.HandlerOptions{ReplaceAttr: LogAttr})).Info("x", "resource", s, "err", errors.New(s))
+			if strings.Count(out.String(), "\n") != 1 || strings.ContainsFunc(strings.TrimSuffix(out.String(), "\n"), hidden) {
+				t.Errorf("%q is logged as %q", s, out.String())
+			}
+		}
+	}
+}
+
+// TestSameBytes: equal inputs give equal comments.
+func TestSameBytes(t *testing.T) {
+	first := comments()
+	for range 10 {
+		if d := cmp.Diff(first, comments()); d != "" {
+			t.Fatal(d)
+		}
+	}
+}
+
+func TestKeyChanges(t *testing.T) {
+	parse := func(toml string) *schema.Config {
+		c, ds := schema.Parse([]schema.File{{Path: "s.toml", Data: []byte(toml)}}, schema.Options{})
+		if ds.HasErrors() {
+			t.Fatal(ds)
+		}
+		return c
+	}
+	server := func(name, key string) string {
+		return "[[server]]\nname = \"" + name + "\"\nconfig.public_key = \"" + key + "\"\n"
+	}
+	k := []string{"U" + strings.Repeat("A", 55), "U" + strings.Repeat("B", 55), "U" + strings.Repeat("C", 55)}
+	var got []string
+	for _, d := range KeyChanges(parse(server("stays", k[0])+server("turns", k[0])+server("goes", k[0])), parse(server("stays", k[0])+server("turns", k[1])+server("comes", k[2]))) {
+		got = append(got, d.Message)
+		if d.Risk != schema.RiskKey {
+			t.Errorf("%s has the risk %q", d.Message, d.Risk)
+		}
+	}
+	want := []string{"server/comes: lets in the agent with the key " + k[2], "server/goes: the agent with the key " + k[0] + " is locked out", "server/turns: the agent's key " + k[0] + " becomes " + k[1] + ", the old one is locked out"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if len(KeyChanges(nil, parse(server("a", k[0])))) != 1 {
+		t.Error("a first config lets its agents in silently")
+	}
+}
+
+func TestSealed(t *testing.T) {
+	p := typical()
+	digest, commit, ok := Sealed(strings.ReplaceAll(Preview(p, about()), "\n", "\r\n")) // as some forges keep it
+	if !ok || digest != p.Digest || commit != head {
+		t.Errorf("sealed %q %q %v", digest, commit, ok)
+	}
+	for _, md := range []string{"", "x", Broken(brokenDiagnostics(), about()), Outcome(p, ran(p), about()), Applying(p, about()), NotPreviewed("x", about()), "x\ny\n" + Preview(p, about())} {
+		if _, _, ok := Sealed(md); ok {
+			t.Errorf("there is a plan to approve in %.200q", md)
+		}
+	}
+	if HasMarker(Preview(p, about()), "other") || !HasMarker(Preview(p, about()), "main") {
+		t.Error("the marker is not the fleet's")
+	}
+}
+
+func TestStatuses(t *testing.T) {
+	p := typical()
+	asks := risky()
+	for _, tt := range []struct{ name, got, want string }{
+		{"plan", PlanStatus(p), "2 create, 1 update, 1 restart, 2 unknown, 58 unchanged"},
+		{"nothing", PlanStatus(&plan.Plan{Summary: plan.Summary{plan.None: 14}}), "Nothing to do: 14 unchanged"},
+		{"asks", PlanStatus(asks), "1 create, 1 recreate, 3 remove, 1 held, 1 blocked, 9 unchanged; waits for an approval: 3 resources would be removed, more than max_removals…"},
+		{"broken", BrokenStatus(brokenDiagnostics()), `3 errors: stacks/web.toml:3:10 stack "web" comes after "databse", which no file declares`},
+		{"done", ApplyStatus(ran(p)), "4 done in 41.3 s"},
+		{"failed", ApplyStatus(typicalFailure(p)), `1 failed, 1 rolled back, 1 not tried, 1 done in 41.3 s. stack/app: port 8080 is taken by container "legacy-api" (not varan's)`},
+		{"cancelled", ApplyStatus(&apply.Result{Status: apply.StatusCancelled}), "Stopped (cancelled): nothing to do"},
+		{"context", Context(PlanContext, ""), "varan/plan"},
+		{"context of several", Context(ApplyContext, "shop"), "varan/apply/shop"},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, tt.got, tt.want)
+		}
+	}
+	long := strings.Repeat("x", 300)
+	if a, b := Context(PlanContext, long+"a"), Context(PlanContext, long+"b"); a == b || len(a) > contextLimit {
+		t.Errorf("contexts of long names: %q and %q", a, b)
+	}
 }
