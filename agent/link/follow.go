@@ -144,8 +144,8 @@ func once(ctx context.Context, f Following, opts Options) (News, error) {
 		return newsOf(err), err
 	}
 	defer conn.Close()
-	f.Tell(Connected, nil)
-	if err := Serve(ctx, conn, opts); err != nil && ctx.Err() == nil && !errors.Is(err, nats.ErrConnectionClosed) {
+	opts.hears = func() { f.Tell(Connected, nil) }
+	if err := Serve(ctx, conn, opts); err != nil && ctx.Err() == nil && !conn.IsClosed() && !errors.Is(err, nats.ErrConnectionClosed) {
 		return Lost, &brokenError{err}
 	}
 	err = context.Cause(ctx)

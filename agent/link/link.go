@@ -43,6 +43,8 @@ type Options struct {
 	// Logs answers for what containers print; nil = it is not told.
 	Logs func(context.Context, protocol.Logs) protocol.Logged
 	Log  *slog.Logger // nil = discarded
+
+	hears func() // told once when orders can come
 }
 
 // LoadKey reads the agent's private key from path, or makes one there (0600).
@@ -123,6 +125,12 @@ func Serve(ctx context.Context, conn *nats.Conn, opts Options) error {
 	sub, err := l.endpoint.Listen(wire.ToAgent(l.public))
 	if err != nil {
 		return err
+	}
+	if opts.hears != nil {
+		if err := conn.FlushTimeout(dialTimeout); err != nil {
+			return fmt.Errorf("listen to the hub: %w", err)
+		}
+		opts.hears()
 	}
 	if opts.Figures != nil {
 		l.work.Go(func() { l.figures(ctx) })

@@ -59,3 +59,18 @@ func (h *Hub) Refresh() {
 	defer h.mu.Unlock()
 	clear(h.states)
 }
+
+// left is told by the gate that an agent's last connection has ended.
+func (h *Hub) left(key string) {
+	h.mu.Lock()
+	h.changedLocked(key)
+	name := h.servers[key]
+	h.mu.Unlock()
+	if name == "" {
+		return
+	}
+	select {
+	case h.changed <- name:
+	default:
+	}
+}

@@ -42,6 +42,7 @@ const (
 type gate struct {
 	server *server.Server
 	log    *slog.Logger
+	left   func(key string) // told when an agent has no connection any more
 	tls    *tls.Config
 
 	work sync.WaitGroup
@@ -80,13 +81,13 @@ func (v *visitor) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newGate(s *server.Server, log *slog.Logger) (*gate, error) {
+func newGate(s *server.Server, log *slog.Logger, left func(key string)) (*gate, error) {
 	cert, err := ownCertificate()
 	if err != nil {
 		return nil, err
 	}
 	return &gate{
-		server: s, log: log, all: make(map[*visitor]struct{}), early: make(map[netip.Prefix]int),
+		server: s, log: log, left: left, all: make(map[*visitor]struct{}), early: make(map[netip.Prefix]int),
 		nonces: make(map[string]*visitor), agents: make(map[string]*visitor),
 		tls: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true},
 	}, nil
@@ -209,41 +210,57 @@ func (g *gate) leave(v *visitor) {
 	defer g.work.Done()
 	v.cut()
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.late(v)
 	delete(g.all, v)
-	if g.agents[v.key] == v {
+	gone := g.agents[v.key] == v
+	if gone {
 		delete(g.agents, v.key)
+	}
+	closed := g.closed
+	g.mu.Unlock()
+	if gone && !closed {
+		g.left(v.key)
 	}
 }
 
-// serve passes a visitor's bytes to the server and back until either side is done. Outer is the visitor's connection
-// without its encryption.
+// serve passes a visitor's bytes to the server and back until either side is done, and returns when that goes by
+// itself. Outer is the visitor's connection without its encryption.
 func (g *gate) serve(v *visitor, outer net.Conn) {
-	defer g.leave(v)
+	if !g.begin(v, outer) {
+		g.leave(v)
+	}
+}
+
+// begin greets a visitor and starts what passes its bytes on.
+func (g *gate) begin(v *visitor, outer net.Conn) bool {
 	if t, ok := outer.(*tls.Conn); ok {
 		if err := t.Handshake(); err != nil { // bounded by the deadline
-			return
+			return false
 		}
 	}
 	inner, err := g.server.InProcessConn()
 	if err != nil {
-		return
+		return false
 	}
-	defer inner.Close()
 	if err := g.introduce(v, outer, inner); err != nil {
 		g.log.Debug("visitor left", "from", v.from, "err", err)
-		return
+		_ = inner.Close()
+		return false
 	}
+	// What has greeted and shaken hands has a large stack; who only pumps, for weeks, begins with a small one.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		pump(outer, inner)
 		v.cut() // what waits for the visitor waits no longer
 	}()
-	pump(inner, outer)
-	_ = inner.Close()
-	<-done
+	go func() {
+		pump(inner, outer)
+		_ = inner.Close()
+		<-done
+		g.leave(v)
+	}()
+	return true
 }
 
 // introduce hands the server's first line on, and remembers whom it gave its nonce.

@@ -165,7 +165,7 @@ func (h *Hub) start() error {
 	if door.agents, err = h.server.LookupAccount(agentsAccount); err != nil {
 		return err
 	}
-	if h.gate, err = newGate(h.server, h.log); err != nil {
+	if h.gate, err = newGate(h.server, h.log, h.left); err != nil {
 		return err
 	}
 	h.server.SetLoggerV2(natsLog{h.log}, false, false, false)

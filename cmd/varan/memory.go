@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,16 +32,39 @@ func keepSmall(ctx context.Context, daemon *sync.Daemon) error {
 	}()
 	rest := time.NewTimer(restAfter)
 	defer rest.Stop()
-	for {
+	for given := uint64(0); ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-busy:
 			rest.Reset(restAfter)
+			given = 0
 		case <-rest.C:
-			giveBack()
+			// A thousand agents that connect, or looks that find nothing to do, are no run and leave garbage too.
+			if now := allocated(); given == 0 || now-given > littered {
+				giveBack()
+				given = allocated()
+			}
+			rest.Reset(restAgain)
 		}
 	}
+}
+
+const (
+	// littered is how much must have been allocated, and restAgain how long it must have been, before memory is given
+	// back again while no run goes on.
+	littered  = 32 << 20
+	restAgain = 20 * time.Second
+)
+
+// allocated is how many bytes of heap this process has ever allocated.
+func allocated() uint64 {
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(s)
+	if s[0].Value.Kind() != metrics.KindUint64 {
+		return 0
+	}
+	return s[0].Value.Uint64()
 }
 
 // giveBack returns unused heap to the system, and unmaps the pages of the program itself, most of which only the

@@ -39,7 +39,7 @@ type Hub interface {
 	Status() fleet.Status
 	Revoke(key string, off bool) error
 	Rotate(ctx context.Context, finish bool) (fleet.Rotation, error)
-	// WebSocket takes in an agent that came by HTTP from the address given, and returns when it has left.
+	// WebSocket takes in an agent that came by HTTP from the address given.
 	WebSocket(w http.ResponseWriter, r *http.Request, from netip.Addr)
 }
 

@@ -11,6 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -182,6 +185,8 @@ func (f *figures) roundTrips(t *testing.T, n int) {
 	if err := hub.Enrol(enrol); err != nil {
 		t.Fatal(err)
 	}
+	debug.FreeOSMemory()
+	alone := rssOf(t, os.Getpid()) / 1024
 	began := time.Now()
 	start()
 	for len(connected(hub)) < n {
@@ -192,6 +197,31 @@ func (f *figures) roundTrips(t *testing.T, n int) {
 		if _, err := hub.Observe(t.Context(), server(i), nil); err != nil {
 			t.Fatal(err)
 		}
+	}
+	time.Sleep(5 * time.Second)
+	debug.FreeOSMemory()
+	before := cpuOf(t, os.Getpid())
+	if path := os.Getenv("CPUPROFILE"); path != "" {
+		file, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = pprof.StartCPUProfile(file)
+	}
+	time.Sleep(30 * time.Second)
+	pprof.StopCPUProfile()
+	used := cpuOf(t, os.Getpid()) - before
+	f.row(fmt.Sprintf("the hub alone with %d agents, idle 30 s", n), fmt.Sprintf("%d MB resident (%d without agents), %.1f %% of a core", rssOf(t, os.Getpid())/1024, alone, 100*used.Seconds()/30), "", "")
+	if path := os.Getenv("MEMPROFILE"); path != "" {
+		file, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = pprof.Lookup("heap").WriteTo(file, 0)
+		file.Close()
+		var ms runtime.MemStats
+		runtime.ReadMemStats(&ms)
+		fmt.Printf("heap inuse %d MB, stacks %d MB, sys %d MB, released %d MB, goroutines %d\n", ms.HeapInuse>>20, ms.StackInuse>>20, ms.Sys>>20, ms.HeapReleased>>20, runtime.NumGoroutine())
 	}
 	var times []time.Duration
 	for range 5000 {
