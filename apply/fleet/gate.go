@@ -33,8 +33,9 @@ const (
 	// earlyEach and earlyAll bound such connections from one address and in total.
 	earlyEach = 20
 	earlyAll  = 1000
-	// pumpSize is what one direction of a connection keeps in memory.
-	pumpSize = 4 << 10
+	// pumpSize is what one direction of a connection keeps in memory, pumpMost what it takes while much is carried.
+	pumpSize = 512
+	pumpMost = 32 << 10
 )
 
 // A gate lets agents in from outside the process. The NATS server itself listens nowhere: the gate speaks TLS or
@@ -45,10 +46,12 @@ type gate struct {
 	left   func(key string) // told when an agent has no connection any more
 	tls    *tls.Config
 
-	work sync.WaitGroup
+	work  sync.WaitGroup
+	large sync.Pool // of *[pumpMost]byte
 
 	mu        sync.Mutex // guards below
 	closed    bool
+	open      bool // it is known who is enrolled; before that nobody is told that he is not
 	listeners []net.Listener
 	all       map[*visitor]struct{}
 	early     map[netip.Prefix]int // visitors without a key yet, by where they come from
@@ -87,6 +90,7 @@ func newGate(s *server.Server, log *slog.Logger, left func(key string)) (*gate, 
 		return nil, err
 	}
 	return &gate{
+		large:  sync.Pool{New: func() any { return new([pumpMost]byte) }},
 		server: s, log: log, left: left, all: make(map[*visitor]struct{}), early: make(map[netip.Prefix]int),
 		nonces: make(map[string]*visitor), agents: make(map[string]*visitor),
 		tls: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true},
@@ -180,7 +184,7 @@ func (g *gate) enter(conn net.Conn, cut func(), from netip.Addr) *visitor {
 	p := place(from)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || g.early[p] >= earlyEach || g.earlyAll >= earlyAll {
+	if g.closed || !g.open || g.early[p] >= earlyEach || g.earlyAll >= earlyAll {
 		return nil
 	}
 	v := &visitor{Conn: conn, cut: cut, from: from, left: earlyBytes}
@@ -251,11 +255,11 @@ func (g *gate) begin(v *visitor, outer net.Conn) bool {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pump(outer, inner)
+		g.pump(outer, inner)
 		v.cut() // what waits for the visitor waits no longer
 	}()
 	go func() {
-		pump(inner, outer)
+		g.pump(inner, outer)
 		_ = inner.Close()
 		<-done
 		g.leave(v)
@@ -290,9 +294,17 @@ func (g *gate) introduce(v *visitor, outer, inner net.Conn) error {
 	return err
 }
 
-// pump copies until either side ends.
-func pump(to io.Writer, from io.Reader) {
-	buf := make([]byte, pumpSize)
+// pump copies until either side ends. A connection that rests keeps a small buffer; one that carries much borrows a
+// large one for as long.
+func (g *gate) pump(to io.Writer, from io.Reader) {
+	small := make([]byte, pumpSize)
+	buf := small
+	var lent *[pumpMost]byte
+	defer func() {
+		if lent != nil {
+			g.large.Put(lent)
+		}
+	}()
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
@@ -302,6 +314,14 @@ func pump(to io.Writer, from io.Reader) {
 		}
 		if err != nil {
 			return
+		}
+		switch {
+		case lent == nil && n == len(small):
+			lent = g.large.Get().(*[pumpMost]byte)
+			buf = lent[:]
+		case lent != nil && n < len(small):
+			g.large.Put(lent)
+			lent, buf = nil, small
 		}
 	}
 }
@@ -314,6 +334,13 @@ func (g *gate) from(nonce string) netip.Addr {
 		return v.from
 	}
 	return netip.Addr{}
+}
+
+// unlock lets agents in from now on.
+func (g *gate) unlock() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open = true
 }
 
 // passed notes that the connection with this nonce showed an enrolled key. An agent has one connection: an older one

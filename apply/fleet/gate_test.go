@@ -87,6 +87,10 @@ func TestEnrolment(t *testing.T) {
 	key, public := newKey(t)
 	agent := fleettest.NewAgent()
 	r := dialOut(t, hub.Addr().String(), link.Options{Handler: agent, Key: key, FleetKey: hub.FleetKey(), Name: "web\x1b[31m1\n\u202e"})
+	r.want(t, link.Lost) // no commit was read yet: nobody is told that his key is not in it
+	if err := hub.Enrol(nil); err != nil {
+		t.Fatal(err)
+	}
 	r.want(t, link.Refused)
 	w := hub.Waiting()
 	if len(w) != 1 || w[0].Key != public || w[0].Claim != "web31m1" || w[0].From != netip.MustParseAddr("127.0.0.1") {
@@ -255,23 +259,30 @@ func dialTLS(t *testing.T, address string) net.Conn {
 // TestWaitingIsBounded: nobody fills the list of waiting agents, and nobody fills it alone.
 func TestWaitingIsBounded(t *testing.T) {
 	hub := newHub(t, fleet.Options{Listen: "127.0.0.1:0"})
+	if err := hub.Enrol(nil); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(public string, key nkeys.KeyPair) {
+		t.Helper()
+		var err error
+		for range 5 { // on a machine that is very busy a connection may have had its five seconds
+			conn := dialTLS(t, hub.Addr().String())
+			if _, err = nats.Connect("nats://hub", nats.SetCustomDialer(given{conn}), nats.Nkey(public, key.Sign), nats.Name("db")); errors.Is(err, nats.ErrAuthorization) {
+				return
+			}
+		}
+		t.Fatal(err)
+	}
 	for range 15 {
 		key, public := newKey(t)
-		conn := dialTLS(t, hub.Addr().String())
-		_, err := nats.Connect("nats://hub", nats.SetCustomDialer(given{conn}), nats.Nkey(public, key.Sign), nats.Name("db"))
-		if !errors.Is(err, nats.ErrAuthorization) {
-			t.Fatal(err)
-		}
+		refused(public, key)
 	}
 	if n := len(hub.Waiting()); n != 10 {
 		t.Errorf("%d keys wait, of one address", n)
 	}
 	thief, _ := newKey(t) // who does not hold the key cannot have it shown
 	_, public := newKey(t)
-	conn := dialTLS(t, hub.Addr().String())
-	if _, err := nats.Connect("nats://hub", nats.SetCustomDialer(given{conn}), nats.Nkey(public, thief.Sign)); !errors.Is(err, nats.ErrAuthorization) {
-		t.Fatal(err)
-	}
+	refused(public, thief)
 	for _, w := range hub.Waiting() {
 		if w.Key == public {
 			t.Error("a key is shown that nobody proved to hold")
@@ -506,5 +517,59 @@ func TestAgentKeyChanges(t *testing.T) {
 	cancel()
 	if err := <-over; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDaemonForgetsEverything: another daemon with nothing but the fleet's key takes the first one's place, and agents
+// come back by themselves, whatever term they obeyed.
+func TestDaemonForgetsEverything(t *testing.T) {
+	fleetKey, _ := newKey(t)
+	start := func(listen string) *fleet.Hub {
+		return newHub(t, fleet.Options{Key: fleetKey, JournalDir: t.TempDir(), Listen: listen})
+	}
+	hub := start("127.0.0.1:0")
+	address := hub.Addr().String()
+	enrol, agents, remotes := map[string]string{}, map[string]*fleettest.Agent{}, map[string]*remote{}
+	for _, name := range []string{"web1", "web2", "web3"} {
+		key, public := newKey(t)
+		term := filepath.Join(t.TempDir(), "term")
+		if err := os.WriteFile(term, []byte("50\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		enrol[name], agents[name] = public, fleettest.NewAgent()
+		remotes[name] = dialOut(t, address, link.Options{Handler: agents[name], Key: key, FleetKey: hub.FleetKey(), TermFile: term})
+	}
+	do := func(id string) {
+		t.Helper()
+		for name, r := range remotes {
+			r.want(t, link.Connected)
+			op := deploy(protocol.OpID(id))
+			op.Server = name
+			if out, err := hub.Do(t.Context(), op, nil); err != nil || out.Status != protocol.Done {
+				t.Fatalf("%+v, %v", out, err)
+			}
+		}
+	}
+	if err := hub.Enrol(enrol); err != nil {
+		t.Fatal(err)
+	}
+	do("op1")
+	hub.Close()
+	for _, r := range remotes {
+		r.want(t, link.Lost)
+	}
+	hub = start(address)
+	if err := hub.Enrol(enrol); err != nil {
+		t.Fatal(err)
+	}
+	do("op2")
+	do2 := deploy("op1") // what was done stays done
+	if out, err := hub.Do(t.Context(), do2, nil); err != nil || !out.Again {
+		t.Errorf("%+v, %v", out, err)
+	}
+	for name, a := range agents {
+		if n := len(a.Done()); n != 2 {
+			t.Errorf("%s did %d ops", name, n)
+		}
 	}
 }

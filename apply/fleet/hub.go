@@ -270,7 +270,7 @@ func (h *Hub) Changed() <-chan string { return h.changed }
 const This = "(this machine)"
 
 // Enrol says which agents, by their public keys, stand for which servers. Whoever is not among them is locked out
-// at once. A key that is none, or that stands for two servers, enrols nobody and is an error; the others count.
+// at once. Until it was called for the first time no agent is let in from outside. A key that is none, or that stands for two servers, enrols nobody and is an error; the others count.
 func (h *Hub) Enrol(keys map[string]string) error {
 	var errs []error
 	holders := make(map[string][]string) // key → servers
@@ -298,6 +298,7 @@ func (h *Hub) Enrol(keys map[string]string) error {
 	for _, key := range gone {
 		h.disconnect(key)
 	}
+	h.gate.unlock()
 	return errors.Join(errs...)
 }
 
