@@ -188,33 +188,41 @@ func subject(message string) (schema.ID, string) {
 	return schema.ID(id), text
 }
 
-// approval says what a plan waits for and how to give it.
-func (a About) approval(p *plan.Plan, room int) string {
-	if len(p.Asks) == 0 && !(a.Manual && p.Changes()) {
+// approval says that a plan will wait for an approval once it is merged, or that it does now, and how to give it:
+// before the merge there is nothing to approve yet.
+func (a About) approval(p *plan.Plan, merged bool, room int) string {
+	if len(p.Asks) == 0 && (merged || !a.Manual || !p.Changes()) {
 		return ""
 	}
-	lines := []string{"Every change here waits for an approval, which `apply = \"manual\"` asks for."}
+	waits := "After the merge this waits for an approval"
+	if merged {
+		waits = "This waits for an approval"
+	}
+	lines := []string{waits + ", which `apply = \"manual\"` asks for."}
 	if len(p.Asks) > 0 {
-		lines = []string{"This waits for an approval, because"}
 		items := make([]string, len(p.Asks))
 		for i, ask := range p.Asks {
 			items[i] = Markdown(clipRunes(ask, 300))
 		}
-		lines = append(lines, bullets(items, room)...)
-		lines = append(lines, "")
-	}
-	how := "To approve exactly this plan"
-	if a.Command != "" {
-		how += ", comment " + Code(a.Command)
-		if p.Digest != "" {
-			how += " or"
+		items = bullets(items, room)
+		lines = append([]string{waits + ", because"}, items...)
+		if len(items) == 1 {
+			lines = []string{waits + ", because " + items[0]}
 		}
 	}
-	if p.Digest != "" {
-		how += " run " + Code("varan approve "+clipRunes(p.Digest, 120)) + " where the daemon runs"
+	var ways []string
+	if a.Command != "" {
+		ways = append(ways, "comment "+Code(a.Command))
 	}
-	if a.Command != "" || p.Digest != "" {
-		lines = append(lines, how+".")
+	how := "To give it then"
+	if merged {
+		how = "To approve exactly this plan"
+		if p.Digest != "" {
+			ways = append(ways, "run "+Code("varan approve "+clipRunes(p.Digest, 120))+" where the daemon runs")
+		}
+	}
+	if len(ways) > 0 {
+		lines = append(lines, "", how+", "+strings.Join(ways, " or ")+".")
 	}
 	return alert("IMPORTANT", lines...)
 }

@@ -16,6 +16,9 @@ func Preview(p *plan.Plan, a About) string {
 	s.left -= size(foot) + 2
 	s.part(a.answers(s.left / 10))
 	s.part(a.next(p))
+	a.mistakes(s, p)
+	s.part(a.risks(p, s.left/5))
+	s.part(a.approval(p, false, s.left/10))
 	a.body(s, p, nil)
 	s.left += size(foot) + 2
 	s.add(foot)
@@ -112,16 +115,16 @@ func (a About) next(p *plan.Plan) string {
 	return "Merging this carries out " + plural(n, "step") + where + "." + rest
 }
 
-// body is what stands between the headline and the small print.
-func (a About) body(s *sheet, p *plan.Plan, results resultsOf) {
+// mistakes are the errors of a plan, if it has any.
+func (a About) mistakes(s *sheet, p *plan.Plan) {
 	if countErrors(p.Diagnostics) > 0 {
 		s.part(a.errors(p.Diagnostics, s.left*6/10))
 	}
+}
+
+// body is what stands below the blocks on top; results are nil before a run.
+func (a About) body(s *sheet, p *plan.Plan, results resultsOf) {
 	told, away, adopted := worth(p.Steps)
-	if results == nil {
-		s.part(a.risks(p, s.left/5))
-		s.part(a.approval(p, s.left/10))
-	}
 	s.part(unreachables(away, s.left/10))
 	notes := a.notes(p, s.left/8)
 	s.left -= size(notes) + 2

@@ -21,6 +21,9 @@ func Outcome(p *plan.Plan, r *apply.Result, a About) string {
 	}
 	s := newSheet(a.limit)
 	s.add(Marker(a.Fleet) + "\n")
+	if r.Status == apply.StatusAsks {
+		s.add(seal(p.Digest, a.commit(p)) + "\n")
+	}
 	s.part(a.title("apply", resultHeadline(r)))
 	facts := planFacts(p)
 	if r.Run != "" {
@@ -35,13 +38,15 @@ func Outcome(p *plan.Plan, r *apply.Result, a About) string {
 	if r.Status == apply.StatusAsks {
 		asking := *p
 		asking.Asks = r.Asks
+		s.part(a.approval(&asking, true, s.left/10))
+		a.mistakes(s, p)
 		s.part(a.risks(p, s.left/5))
-		s.part(a.approval(&asking, s.left/10))
-		a.body(s, &plan.Plan{Summary: p.Summary, Steps: p.Steps}, nil)
+		a.body(s, p, nil)
 	} else {
 		for _, f := range a.failures(r, s.left*4/10) {
 			s.part(f)
 		}
+		a.mistakes(s, p)
 		s.part(a.compared(p, r, s.left/10))
 		a.body(s, p, results)
 	}
