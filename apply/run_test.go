@@ -202,7 +202,7 @@ func TestFailureOfAnyStep(t *testing.T) {
 				if failed.Error != c.out.Error {
 					t.Errorf("error %q", failed.Error)
 				}
-				retry := map[string]time.Duration{"pull": 4 * time.Minute, "middle": 4 * time.Minute}[c.name]
+				retry := map[string]time.Duration{"pull": 4 * time.Minute, "middle": 4 * time.Minute, "last": time.Minute}[c.name]
 				if failed.Retry != retry || res.Retry != retry {
 					t.Errorf("retry %v, %v, want %v", failed.Retry, res.Retry, retry)
 				}

@@ -393,9 +393,10 @@ func (s *StepResult) take(j job) {
 	s.Stopped, s.Services, s.Held = o.Stopped, o.Services, o.Held
 }
 
-// retry says when a failure that stopped nothing is tried again.
+// retry says when a failure that stopped nothing, or a refusal, is tried again: what the agent refuses its host may
+// allow later, and a full disk is emptied.
 func (r *run) retry(s *step, j job) {
-	again := j.outcome.Status == protocol.Failed && !j.outcome.Stopped && j.outcome.Held == "" || j.unknown != ""
+	again := (j.outcome.Status == protocol.Failed || j.outcome.Status == protocol.Refused) && !j.outcome.Stopped && j.outcome.Held == "" || j.unknown != ""
 	if s.result.Status == StatusDone || !again {
 		return
 	}

@@ -362,6 +362,9 @@ func (d *Daemon) Apply(ctx context.Context, req ApplyRequest, events func(apply.
 	if req.Digest != "" && req.Digest != p.Digest {
 		return p, nil, ErrChanged
 	}
+	if err := d.root.persists(ctx, true); err != nil {
+		return p, nil, err
+	}
 	if !d.root.lockSoon(ctx, lookTime) {
 		return p, nil, fmt.Errorf("a run goes on: %w", ErrBusy)
 	}

@@ -139,8 +139,10 @@ func (f *follower) loop(ctx context.Context) error {
 	retry, expiry := time.NewTimer(time.Hour), time.NewTimer(time.Hour)
 	expiry.Stop()
 	defer expiry.Stop()
+	disk := time.NewTimer(diskPeriod)
 	defer poll.Stop()
 	defer drift.Stop()
+	defer disk.Stop()
 	defer retry.Stop()
 	for {
 		var ended chan struct{}
@@ -173,6 +175,16 @@ func (f *follower) loop(ctx context.Context) error {
 		case <-drift.C:
 			f.refresh()
 			f.ask(job{trigger: triggerDrift})
+		case <-disk.C:
+			full := f.full()
+			if f.persists(ctx, false) == nil {
+				disk.Reset(diskPeriod)
+			} else {
+				disk.Reset(diskAgain)
+			}
+			if full && !f.full() { // what came meanwhile, and what could not be finished
+				f.ask(job{trigger: triggerRetry})
+			}
 		case <-retry.C:
 			f.ask(job{trigger: triggerRetry})
 		case <-expiry.C: // a hold or the pause is over
@@ -186,6 +198,9 @@ func (f *follower) loop(ctx context.Context) error {
 			f.answer(func(w *waiter) bool { return w.run == over })
 		}
 		f.start(ctx)
+		if f.full() {
+			disk.Reset(diskAgain)
+		}
 		f.idle()
 		if at := f.retryAt(); at > 0 {
 			retry.Reset(at)
@@ -364,6 +379,14 @@ func (f *follower) start(ctx context.Context) {
 	default:
 		return
 	}
+	if err := f.persists(ctx, !j.look); err != nil && !j.look {
+		if j.ended != nil { // somebody waits for it
+			j.ended(nil, nil, err)
+			return
+		}
+		f.want = append(f.want, j)
+		return
+	}
 	f.looked = true
 	f.note(func(s *SyncStatus) { s.Retry = time.Time{} })
 	runCtx, cancel := context.WithCancelCause(ctx)
@@ -375,6 +398,13 @@ func (f *follower) start(ctx context.Context) {
 		defer cancel(nil)
 		f.once(runCtx, c, cancel)
 	}()
+}
+
+// full reports whether runs were found not to be recordable.
+func (f *follower) full() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.diskErr != nil
 }
 
 // isCancelled reports whether a person cancelled the run of what is newest.

@@ -22,10 +22,13 @@ type Options struct {
 	This string
 	// Enrol is told which agents, by their public keys, stand for which servers, whenever a commit of the branch
 	// changes that; nil = nobody needs to know.
-	Enrol    func(keys map[string]string) error
-	Journal  apply.Journal // nil = runs are kept in memory only
-	Reporter Reporter      // nil = the log alone
-	Log      *slog.Logger  // nil = discarded
+	Enrol   func(keys map[string]string) error
+	Journal apply.Journal // nil = runs are kept in memory only
+	// Mend makes Journal writable again after its disk was full or failing; it does nothing while it is. Nil = nothing
+	// can be done.
+	Mend     func() error
+	Reporter Reporter     // nil = the log alone
+	Log      *slog.Logger // nil = discarded
 
 	// Surprises tells which risks of a commit's plan its pull request did not show: they are asked about. It is called
 	// only for plans with risks; nil = none is a surprise.

@@ -37,13 +37,16 @@ func (d *Daemon) Status() Status {
 	if s.lastRead != nil {
 		st.Syncs = append(st.Syncs, s.lastRead.childStatus()...)
 	}
-	st.Ready = s.last != nil
+	st.Ready = s.last != nil && s.diskErr == nil
 	switch sync.State {
 	case "unreachable", "broken", "failed", "asking", "waiting", "cancelled":
 		st.Problem = sync.Name + ": " + sync.State
 		if sync.Error != "" {
 			st.Problem += ": " + sync.Error
 		}
+	}
+	if s.diskErr != nil {
+		st.Problem = s.diskErr.Error()
 	}
 	if s.state == nil || s.last == nil || s.lastRead == nil {
 		return st

@@ -154,7 +154,7 @@ func (h *Hub) start() error {
 		MaxSubs: 1024, PingInterval: wire.Heartbeat, MaxPingsOut: 2,
 		Accounts: []*server.Account{server.NewAccount(daemonAccount), server.NewAccount(agentsAccount)}, CustomClientAuthentication: door,
 		JetStream: h.opts.JournalDir != "", StoreDir: h.opts.JournalDir, SyncAlways: true,
-		JetStreamMaxMemory: 1 << 20, JetStreamMaxStore: cmp.Or(h.opts.JournalMax, 256<<20),
+		JetStreamMaxMemory: journalMemory, JetStreamMaxStore: cmp.Or(h.opts.JournalMax, journalMax),
 		DisableJetStreamBanner: true,
 	}); err != nil {
 		return err
@@ -201,6 +201,11 @@ func (h *Hub) start() error {
 	return err
 }
 
+const (
+	journalMemory = 1 << 20
+	journalMax    = 256 << 20
+)
+
 // journal opens JetStream in the daemon's account.
 func (h *Hub) journal(daemon *server.Account, public string, key nkeys.KeyPair) (err error) {
 	if h.opts.JournalDir == "" {
@@ -243,6 +248,32 @@ func (h *Hub) Close() {
 
 // JetStream is where the daemon keeps its streams; nil without a JournalDir.
 func (h *Hub) JetStream() jetstream.JetStream { return h.js }
+
+// ReopenJournal makes JetStream writable again: it gives up on a disk that was full or failed, for good.
+func (h *Hub) ReopenJournal() error {
+	if h.opts.JournalDir == "" {
+		return nil
+	}
+	if err := h.server.ShutdownJetStream(); err != nil {
+		return fmt.Errorf("close the journal: %w", err)
+	}
+	err := h.server.EnableJetStream(&server.JetStreamConfig{StoreDir: h.opts.JournalDir, SyncAlways: true, Strict: true, CompressOK: true,
+		MaxMemory: journalMemory, MaxStore: cmp.Or(h.opts.JournalMax, journalMax)})
+	if err != nil {
+		return fmt.Errorf("open the journal again: %w", err)
+	}
+	account, err := h.server.LookupAccount(daemonAccount)
+	if err == nil && !account.JetStreamEnabled() {
+		err = account.EnableJetStream(nil, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("open the journal again: %w", err)
+	}
+	return nil
+}
+
+// JournalIsOpen reports whether JetStream runs: it ends by itself on a disk that is full.
+func (h *Hub) JournalIsOpen() bool { return h.opts.JournalDir == "" || h.server.JetStreamEnabled() }
 
 // Addr is where agents connect; nil if from nowhere outside this process.
 func (h *Hub) Addr() net.Addr { return h.addr }

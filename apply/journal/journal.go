@@ -47,6 +47,7 @@ type Journal struct {
 	pending []jetstream.PubAckFuture
 	runs    []*head // in the order they began
 	byID    map[string]*head
+	failed  bool // an entry could not be written since Mended
 }
 
 // A head is what is kept in memory of a run, so that listing them reads nothing.
@@ -77,14 +78,31 @@ func Open(ctx context.Context, js jetstream.JetStream, opts Options) (*Journal, 
 	return j, nil
 }
 
+// Failed reports whether an entry could not be written: its stream then refuses all others, until who owns it opens it
+// again and says so by Mended.
+func (j *Journal) Failed() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.failed
+}
+
+// Mended forgets what could not be written.
+func (j *Journal) Mended() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.failed = false
+	_ = j.reap()
+}
+
 // Append adds an entry.
-func (j *Journal) Append(ctx context.Context, e apply.Entry) error {
+func (j *Journal) Append(ctx context.Context, e apply.Entry) (err error) {
 	parts, err := encode(e)
 	if err != nil {
 		return fmt.Errorf("encode journal entry: %w", err)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	defer func() { j.failed = j.failed || err != nil && ctx.Err() == nil }()
 	if err := j.reap(); err != nil {
 		return err
 	}

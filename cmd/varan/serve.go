@@ -148,7 +148,7 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	daemon, err := sync.New(sync.Options{
 		Reporter: sync.Reporters{sync.LogReporter(log), desk}, Surprises: desk.Surprises,
 		Settings: syncSettings(set, dir), DataDir: set.DataDir, Local: c.As, Servers: fl.Hub, This: fleet.This, Refresh: fl.Hub.Refresh, Figures: fl.Hub.Figures, Logs: fl.Hub.Logs, Patience: time.Duration(set.Hub.Patience), Enrol: fl.Hub.Enrol,
-		Journal: journal, Log: log, Events: fl.Hub.Changed(),
+		Journal: journal, Mend: func() error { return mend(fl, journal) }, Log: log, Events: fl.Hub.Changed(),
 	})
 	if err != nil {
 		return err
