@@ -63,6 +63,7 @@ func (h *Hub) Refresh() {
 // left is told by the gate that an agent's last connection has ended.
 func (h *Hub) left(key string) {
 	h.mu.Lock()
+	h.giveUp(key, func(waiter) bool { return true })
 	h.changedLocked(key)
 	name := h.servers[key]
 	h.mu.Unlock()

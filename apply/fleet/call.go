@@ -146,10 +146,11 @@ func (h *Hub) listen(agent string, op protocol.OpID, tell func(protocol.Progress
 // call asks an agent one thing and reads its answer. Nothing is asked twice, but for an agent that says it did not
 // take the message because it, or its term, is not what this hub knew.
 func (h *Hub) call(ctx context.Context, key string, kind wire.Kind, op protocol.OpID, body func(term uint64) any, answer any) error {
+	asked := false // it may have taken the message although it was cut off before it said so
 	for try := 0; ; try++ {
 		s, err := h.session(ctx, key)
 		if err != nil {
-			return err
+			return known(err, asked)
 		}
 		m := wire.Manifest{Kind: kind, Agent: key, Op: string(op), Session: s.id, To: s.curve}
 		m.Term, m.Seq = h.next(key)
@@ -159,10 +160,30 @@ func (h *Hub) call(ctx context.Context, key string, kind wire.Kind, op protocol.
 			h.forget(key, s)
 			continue
 		}
+		if try < 3 && errors.Is(err, errGone) && kind != wire.Logs { // asking the same again does nothing twice
+			h.forget(key, s)
+			asked = true
+			continue
+		}
 		if err != nil {
-			return err
+			return known(err, asked)
 		}
 		return h.read(reply, answer)
+	}
+}
+
+// errGone: the agent's connection ended, or it came back as another, so what it was asked it will not answer.
+var errGone = errors.New("its agent was cut off before it answered")
+
+// giveUp ends the wait for answers of an agent that cannot come. The mutex is held.
+func (h *Hub) giveUp(agent string, which func(waiter) bool) {
+	for _, w := range h.answers {
+		if w.agent == agent && which(w) {
+			select {
+			case w.ch <- nil:
+			default: // answered
+			}
+		}
 	}
 }
 
@@ -173,7 +194,7 @@ func (h *Hub) exchange(ctx context.Context, key string, m wire.Manifest, body an
 		return nil, fmt.Errorf("write message: %w", err)
 	}
 	m.ID = wire.NewID()
-	w := waiter{agent: key, ch: make(chan *wire.Message, 1)}
+	w := waiter{agent: key, session: m.Session, ch: make(chan *wire.Message, 1)}
 	h.mu.Lock()
 	h.answers[m.ID] = w
 	h.mu.Unlock()
@@ -192,6 +213,9 @@ func (h *Hub) exchange(ctx context.Context, key string, m wire.Manifest, body an
 	case <-ctx.Done():
 		return nil, fmt.Errorf("no answer: %w", context.Cause(ctx))
 	case reply := <-w.ch:
+		if reply == nil {
+			return nil, errGone
+		}
 		return reply, nil
 	}
 }
@@ -325,6 +349,10 @@ func (h *Hub) handle(m *wire.Message) {
 		h.mu.Lock()
 		if m.Kind == wire.Here {
 			delete(h.sessions, m.Agent)
+			var g wire.Greeting
+			if h.read(m, &g) == nil {
+				h.giveUp(m.Agent, func(w waiter) bool { return w.session != "" && w.session != g.Session })
+			}
 		}
 		h.changedLocked(m.Agent)
 		name := h.servers[m.Agent]

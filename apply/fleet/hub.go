@@ -91,8 +91,9 @@ type session struct {
 }
 
 type waiter struct {
-	agent string
-	ch    chan *wire.Message // has room for one
+	agent   string
+	session string             // the agent's that was asked; "" = any, it is asked who it is
+	ch      chan *wire.Message // has room for one; nil comes when no answer can
 }
 
 // A listener is told the progress of one op, until it is closed.

@@ -307,3 +307,52 @@ func (f *aFleet) amnesia(d *daemon) *daemon {
 	}
 	return d
 }
+
+// TestEnrolment walks the way docs/agent.md shows: from nothing to a healthy container on a second host.
+func TestEnrolment(t *testing.T) {
+	f := newFleet(t, "web2")
+	h := f.hosts["web2"]
+	f.write(map[string]string{"servers.toml": "[[server]]\nname = \"web1\"\nconfig.address = \"local\"\n"})
+	f.commit("this machine")
+	start := time.Now()
+	d := f.daemon()
+	defer d.stop()
+
+	h.startAgent(f.key()) // what varan key prints
+	var toml string
+	f.eventually("the agent prints what to commit", 20*time.Second, func() (bool, string) {
+		out, _ := os.ReadFile(h.out)
+		_, after, ok := strings.Cut(string(out), "to enrol this agent:\n")
+		toml, _, _ = strings.Cut(after, "time=")
+		return ok && strings.Contains(toml, "config.public_key"), string(out)
+	})
+	f.eventually("it is shown as waiting", 20*time.Second, func() (bool, string) {
+		r := f.varan("status")
+		return strings.Contains(r.stdout, "agents that wait") && strings.Contains(r.stdout, "calls itself web2"), r.stdout
+	})
+	f.write(map[string]string{"web2.toml": toml + healthyAfter(0.2, on("web2", "app", "v1"))})
+	f.commit("enrol web2, and an app on it")
+	f.at("v1", 1, 45*time.Second)
+	f.settled()
+	took := time.Since(start)
+	t.Logf("from nothing to a healthy container on a second host in %s", took)
+	if took > time.Minute {
+		t.Errorf("it took %s", took)
+	}
+	r := f.varan("status")
+	t.Log(r.stdout)
+	if !strings.Contains(r.stdout, "web2") || strings.Contains(r.stdout, "agents that wait") {
+		t.Errorf("status: %s", r.stdout)
+	}
+
+	// Taking the key out of Git locks it out, and what runs there goes on.
+	f.write(map[string]string{"web2.toml": strings.Replace(healthyAfter(0.2, on("web2", "app", "v1")), "ID", f.id, -1) + "[[server]]\nname = \"web2\"\n"})
+	f.commit("lock web2 out")
+	f.eventually("web2 is locked out", 30*time.Second, func() (bool, string) {
+		r := f.varan("status")
+		return strings.Contains(r.stdout, "agents that wait") && strings.Contains(r.stdout, "unreachable"), r.stdout
+	})
+	if n := len(f.running()); n != 1 {
+		t.Errorf("%d containers run, want 1", n)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -48,6 +49,8 @@ type aFleet struct {
 	names []string
 	port  string
 	whole *aFleet // the fleet of the whole test: processes outlive its parts
+	// ending are the engines that are being shut down, side by side.
+	ending *sync.WaitGroup
 }
 
 // newFleet makes the hosts, with engines and no agents yet.
@@ -68,8 +71,9 @@ func newFleet(t *testing.T, names ...string) *aFleet {
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	l.Close()
-	f := &aFleet{world: w, hosts: map[string]*hostOf{}, names: names, port: port}
+	f := &aFleet{world: w, hosts: map[string]*hostOf{}, names: names, port: port, ending: new(sync.WaitGroup)}
 	f.whole = f
+	t.Cleanup(f.ending.Wait)
 	f.configure("")
 	errs := make(chan error)
 	for i, name := range names {
@@ -116,7 +120,6 @@ func (f *aFleet) newHost(name string, i int) *hostOf {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.t.Cleanup(func() { os.RemoveAll(dir) })
 	id := strings.TrimPrefix(f.id, "e2e")
 	h := &hostOf{name: name, dir: dir, ns: fmt.Sprintf("v%s%d", id, i), wire: fmt.Sprintf("v%s%da", id, i), port: f.port,
 		socket: filepath.Join(dir, "s"), out: filepath.Join(dir, "agent.out"), owner: f.t, agent: &agentOfHost{}}
@@ -126,9 +129,11 @@ func (f *aFleet) newHost(name string, i int) *hostOf {
 	base := n & 252
 	h.to = fmt.Sprintf("%s%d", net, base+1)
 	peer := h.wire[:len(h.wire)-1] + "b"
+	started := false
 	f.t.Cleanup(func() {
-		_ = run("ip", "link", "del", h.wire)
-		_ = run("ip", "netns", "del", h.ns)
+		if !started {
+			h.gone()
+		}
 	})
 	for _, args := range [][]string{
 		{"netns", "add", h.ns},
@@ -162,8 +167,16 @@ func (f *aFleet) newHost(name string, i int) *hostOf {
 	same := *f.world
 	h.world = &same
 	h.docker, h.told = docker, new(recording)
-	f.t.Cleanup(func() { h.endEngine(cmd) })
+	started = true
+	f.t.Cleanup(func() { f.ending.Go(func() { h.endEngine(cmd); h.gone() }) })
 	return h
+}
+
+// gone takes away what stays of the host.
+func (h *hostOf) gone() {
+	_ = run("ip", "link", "del", h.wire)
+	_ = run("ip", "netns", "del", h.ns)
+	_ = os.RemoveAll(h.dir)
 }
 
 // endEngine removes the containers and ends the engine.
