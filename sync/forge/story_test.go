@@ -362,6 +362,18 @@ func permission(t *testing.T, w *world, c forge.Forge) {
 	}
 }
 
+// TestPermissionWithoutRight: Gitea's answer to a user that is no administrator is no permission, and says why.
+func TestPermissionWithoutRight(t *testing.T) {
+	w := newWorld(t, forge.Gitea)
+	u := w.AddUser("bot")
+	w.repo.Grant("bot", forge.Write)
+	w.repo.Grant("boss", forge.Admin)
+	got, err := w.connect(w.Options(u.Token, nil)).Permission(t.Context(), w.at, "boss")
+	if got != forge.None || !errors.Is(err, forge.ErrForbidden) || !strings.Contains(err.Error(), "administrators") {
+		t.Errorf("%s %v", got, err)
+	}
+}
+
 // TestForgejo: the same, held against Forgejo's own contract.
 func TestForgejo(t *testing.T) {
 	for name, f := range map[string]func(*testing.T, *world, forge.Forge){

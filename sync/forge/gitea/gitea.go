@@ -178,6 +178,9 @@ func (c *Client) Permission(ctx context.Context, repo forge.Repo, login string) 
 		}
 		return forge.None, nil
 	}
+	if errors.Is(err, forge.ErrForbidden) {
+		return forge.None, fmt.Errorf("%w: Gitea tells it to administrators of the repository only; make varan's user one", err)
+	}
 	if err != nil {
 		return forge.None, err
 	}
