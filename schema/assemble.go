@@ -45,6 +45,9 @@ func assemble(files []*parsedFile, compat Compat) (*Config, Diagnostics) {
 				if s.Address == "local" {
 					a.local(r)
 				}
+				if s.PublicKey != "" && !r.Template {
+					a.key(r, s.PublicKey)
+				}
 				a.servers++
 			}
 		}
@@ -83,7 +86,8 @@ type assembly struct {
 	servers int
 	byKind  map[Kind][]*Resource // for did-you-mean, made when first needed
 	hints   int
-	formers map[ID]*Resource // by the name they had
+	formers map[ID]*Resource     // by the name they had
+	keys    map[string]*Resource // servers by their agents' public keys
 }
 
 func (a *assembly) report(sev Severity, pos Pos, length int, hint, format string, args ...any) {
@@ -131,6 +135,19 @@ func (a *assembly) local(r *Resource) {
 		return
 	}
 	a.config.Local = r.Name
+}
+
+// key holds that an agent stands for one server.
+func (a *assembly) key(r *Resource, key string) {
+	if before := a.keys[key]; before != nil {
+		a.report(SeverityError, r.At("config.public_key"), r.Length("config.public_key"), "an agent stands for one server; each has a key of its own",
+			"%s and %s (%s) have the same public key", title(r), title(before), place(before.Pos))
+		return
+	}
+	if a.keys == nil {
+		a.keys = make(map[string]*Resource)
+	}
+	a.keys[key] = r
 }
 
 // kindsAfter may stand in after.

@@ -28,6 +28,9 @@ func (d *decoder) check(r *Resource) {
 	case *ServerConfig:
 		d.checkWindows(r, c.MaintenanceWindows)
 		d.checkThresholds(r, c)
+		if c.PublicKey != "" && !agentKey(c.PublicKey) {
+			d.at(r, d.lenient(), "config.public_key", "it is the text of 56 characters, beginning with U, that varan agent prints", "config.public_key is no agent's public key")
+		}
 	case *BuildConfig:
 		d.checkLabels(r, "config.labels", c.Labels)
 	case *ProcedureConfig:
@@ -212,6 +215,11 @@ func (d *decoder) checkWindows(r *Resource, ws []Window) {
 			d.at(r, SeverityError, key, "", "the OneTime window %q has no date", w.Name)
 		}
 	}
+}
+
+// agentKey reports whether s has the form of an agent's public key; whether it is one, the hub finds out.
+func agentKey(s string) bool {
+	return len(s) == 56 && s[0] == 'U' && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
 }
 
 func (d *decoder) checkThresholds(r *Resource, c *ServerConfig) {

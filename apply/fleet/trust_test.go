@@ -566,3 +566,53 @@ func TestLowerTermIsRefused(t *testing.T) {
 		t.Errorf("kept %q", data)
 	}
 }
+
+// FuzzHubHears: whatever an enrolled agent says, the hub stands, and what it signs in another's name counts for nothing.
+func FuzzHubHears(f *testing.F) {
+	f.Add([]byte("M"), byte(0), "", "", []byte("{}"))
+	f.Add([]byte("Cxxxxxxxxxxxxxxxxxxxxxxxxxxx"), byte(1), "x", "y", []byte(`{"version":1,"session":"s","term":18446744073709551615}`))
+	f.Add([]byte(nil), byte(2), "op1", "", []byte(`{"state":"done","outcome":{}}`))
+	fleetKey, err := nkeys.CreateUser()
+	if err != nil {
+		f.Fatal(err)
+	}
+	hub, err := fleet.Start(fleet.Options{Key: fleetKey})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(hub.Close)
+	key, _ := nkeys.CreateUser()
+	public, _ := key.PublicKey()
+	_, other := func() (nkeys.KeyPair, string) { k, _ := nkeys.CreateUser(); p, _ := k.PublicKey(); return k, p }()
+	if err := hub.Enrol(map[string]string{"web1": public, "web2": other}); err != nil {
+		f.Fatal(err)
+	}
+	conn, err := link.Connect("", key, hub.InProcess())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(conn.Close)
+	curve, _ := nkeys.CreateCurveKeys()
+	e := &wire.Endpoint{Conn: conn, Key: key, Curve: curve, Accept: func(*wire.Manifest) error { return wire.ErrIgnore }, Handle: func(*wire.Message) {}}
+	if _, err := e.Listen(wire.ToAgent(public)); err != nil {
+		f.Fatal(err)
+	}
+	kinds := []wire.Kind{wire.Hello, wire.Here, wire.Changed, wire.Answer, wire.Progress, wire.Figures, wire.Submit, wire.Rekey, "nonsense"}
+	f.Fuzz(func(t *testing.T, frame []byte, kind byte, op, re string, body []byte) {
+		_ = conn.Publish(wire.FromAgent(public), frame)
+		k := kinds[int(kind)%len(kinds)]
+		_ = e.Tell(wire.FromAgent(public), wire.Manifest{Kind: k, Agent: public, Op: op, Re: re}, body)
+		_ = e.Tell(wire.FromAgent(public), wire.Manifest{Kind: k, Agent: other, Op: op, Re: re}, body)
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for len(hub.Changed()) > 0 {
+			if name := <-hub.Changed(); name != "web1" {
+				t.Errorf("an agent spoke for %q", name)
+			}
+		}
+		if st := hub.Status(); len(st.Agents) != 2 {
+			t.Error("the hub lost its agents")
+		}
+	})
+}

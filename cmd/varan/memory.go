@@ -53,7 +53,7 @@ func keepSmall(ctx context.Context, daemon *sync.Daemon) error {
 const (
 	// littered is how much must have been allocated, and restAgain how long it must have been, before memory is given
 	// back again while no run goes on.
-	littered  = 32 << 20
+	littered  = 8 << 20
 	restAgain = 20 * time.Second
 )
 

@@ -315,8 +315,10 @@ func (f *figures) fleet(t *testing.T, n int) {
 	w.commit("many")
 	var p plan.Plan
 	once := func() []byte { return w.socket(t, "POST", "/api/v1/plan", "{}") }
+	before = cpuOf(t, pid)
 	first := took(func() { _ = json.Unmarshal(once(), &p) })
-	f.row(fmt.Sprintf("plan %d resources on them, first time (%d create)", 10*n, p.Summary[plan.Create]), first.Round(time.Millisecond).String(), "", "(≤ 2 s)")
+	f.row(fmt.Sprintf("plan %d resources on them, first time (%d create)", 10*n, p.Summary[plan.Create]),
+		fmt.Sprintf("%v, %v of the daemon's CPU", first.Round(time.Millisecond), (cpuOf(t, pid)-before).Round(time.Millisecond)), "", "(≤ 2 s)")
 	w.socket(t, "POST", "/api/v1/pause", `{"off":true}`)
 	began := time.Now()
 	w.eventually("all is made", 5*time.Minute, func() (bool, string) {
@@ -326,10 +328,12 @@ func (f *figures) fleet(t *testing.T, n int) {
 	})
 	f.row(fmt.Sprintf("apply %d resources, simulated", 10*n), time.Since(began).Round(time.Millisecond).String(), "", "")
 	var quiet []time.Duration
+	before = cpuOf(t, pid)
 	for range 5 {
 		quiet = append(quiet, took(func() { once() }))
 	}
-	f.row(fmt.Sprintf("no-change reconcile of %d resources on %d servers", 10*n, n), median(quiet), "", "(≤ 1 s)")
+	f.row(fmt.Sprintf("no-change reconcile of %d resources on %d servers", 10*n, n),
+		fmt.Sprintf("%s, %v of the daemon's CPU", median(quiet), ((cpuOf(t, pid)-before)/5).Round(time.Millisecond)), "", "(≤ 1 s)")
 
 	var gone strings.Builder
 	for i := n; i < n+dead; i++ {
