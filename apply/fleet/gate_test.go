@@ -149,7 +149,7 @@ func TestEnrolment(t *testing.T) {
 
 // TestWebSocketThroughProxy: an ordinary reverse proxy on the way is enough.
 func TestWebSocketThroughProxy(t *testing.T) {
-	hub := newHub(t, fleet.Options{})
+	hub := newHub(t, fleet.Options{Listen: "127.0.0.1:0"})
 	daemon := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/agent" {
 			http.NotFound(w, r)

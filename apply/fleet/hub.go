@@ -279,8 +279,12 @@ func (h *Hub) JournalIsOpen() bool { return h.opts.JournalDir == "" || h.server.
 // Addr is where agents connect; nil if from nowhere outside this process.
 func (h *Hub) Addr() net.Addr { return h.addr }
 
-// WebSocket takes in an agent that came by HTTP from the address given.
+// WebSocket takes in an agent that came by HTTP from the address given. A hub that does not listen takes in nobody.
 func (h *Hub) WebSocket(w http.ResponseWriter, r *http.Request, from netip.Addr) {
+	if h.opts.Listen == "" {
+		http.NotFound(w, r)
+		return
+	}
 	h.gate.serveWebSocket(w, r, from)
 }
 

@@ -82,7 +82,10 @@ func (h *Hub) Waiting() []Waiting {
 // TOML is what to commit to enrol it.
 func (w Waiting) TOML() string { return EnrolTOML(w.Claim, w.Key) }
 
-// EnrolTOML is the table that enrols an agent.
+// EnrolTOML is the table that enrols an agent. Whoever commits it may call the server otherwise.
 func EnrolTOML(name, key string) string {
+	if name = claimed(name); name == "" {
+		name = "server-" + strings.ToLower(key[1:min(len(key), 7)])
+	}
 	return fmt.Sprintf("[[server]]\nname = %q\nconfig.public_key = %q\n", name, key)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -69,6 +70,9 @@ func (c *agentCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if strings.HasPrefix(c.FleetKey, "S") {
+		return errors.New("--fleet-key is a private key: agents are started with the public one (U…), which varan key prints. Who saw this command line has the fleet's key: change it with varan key rotate")
+	}
 	if !nkeys.IsValidPublicUserKey(c.FleetKey) {
 		return fmt.Errorf("--fleet-key %q is no public key (U…); varan key on the daemon's machine prints it", c.FleetKey)
 	}
@@ -103,6 +107,7 @@ func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Lo
 	}
 	defer a.Close()
 	keyFile := filepath.Join(root, agentKeyFile)
+	_, had := os.Stat(keyFile)
 	key, err := link.LoadKey(keyFile)
 	if err != nil {
 		return err
@@ -110,6 +115,9 @@ func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Lo
 	public, err := key.PublicKey()
 	if err != nil {
 		return err
+	}
+	if errors.Is(had, fs.ErrNotExist) {
+		c.printTOML(public)
 	}
 	log.Info("varan agent", "hub", hub.String(), "key", public, "root", root, "version", buildVersion())
 	notify(c.sh, "READY=1")
@@ -157,13 +165,19 @@ func (c *agentCommand) tell(log *slog.Logger, public string, n link.News, err er
 		log.Warn("no connection to the hub; it is tried again for ever", "hub", c.Hub, "err", err)
 	case link.Refused:
 		log.Warn("the hub does not know this agent's key: commit it, and the agent is let in by itself", "key", public)
-		if !c.printed {
-			c.printed = true
-			c.sh.say("\nCommit this to the config repository to enrol this agent:\n")
-			c.sh.print(fleet.EnrolTOML(c.name(), public))
-			c.sh.say("")
-		}
+		c.printTOML(public)
 	}
+}
+
+// printTOML says once what enrols this agent.
+func (c *agentCommand) printTOML(public string) {
+	if c.printed {
+		return
+	}
+	c.printed = true
+	c.sh.say("\nCommit this to the config repository to enrol this agent:\n")
+	c.sh.print(fleet.EnrolTOML(c.name(), public))
+	c.sh.say("")
 }
 
 // counted is an agent that knows whether anything was asked of it of late.

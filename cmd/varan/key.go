@@ -63,7 +63,7 @@ func (c *keyCommand) Run(ctx context.Context) error {
 	}
 	c.sh.say("\nOn a host that is to join the fleet:\n\n  %s\n", start)
 	if set.Hub.Listen == "" {
-		c.sh.say("No agent can connect directly: [hub] listen is empty. Through a reverse proxy in front of %s they can: --hub wss://HOST", set.Listen)
+		c.sh.say("No agent can connect yet: [hub] listen is empty. Set it to \":8443\" in varan.toml and restart the daemon.")
 	}
 	return nil
 }
