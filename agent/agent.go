@@ -50,6 +50,7 @@ type Agent struct {
 	engine  *container.Engine
 	ledger  *ledger
 	marks   *marks
+	images  *images
 	prints  *prints
 	allow   container.Allow
 	figures *machine.Reader
@@ -124,12 +125,14 @@ func New(opts Options) (_ *Agent, err error) {
 	if a.prints, err = openPrints(root); err != nil {
 		return nil, err
 	}
+	a.images = openImages(filepath.Join(root, "images.json"), a.log)
 	a.marks = openMarks(filepath.Join(root, "events.json"), a.log)
 	a.watcher = container.NewWatcher(a.api, a.marks.since())
 	a.watcher.On, a.watcher.Missed = a.heard, a.poke
 	a.engine = container.NewEngine(a.api, a.watcher, a.log)
 	a.engine.Allow = a.allow
 	a.engine.Self = a.self()
+	a.engine.Brought = a.images.note
 	a.figures = a.newFigures()
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()

@@ -105,6 +105,8 @@ func (a *Agent) verb(ctx context.Context, op protocol.Op) (protocol.Outcome, err
 		return a.release(ctx, op)
 	case protocol.SetHold:
 		return a.setHold(op)
+	case protocol.Prune:
+		return a.prune(ctx, op)
 	case protocol.Await:
 		return a.await(ctx, op)
 	}

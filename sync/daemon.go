@@ -97,6 +97,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.root.follow(gctx) })
 	g.Go(func() error { return d.hear(gctx) })
+	g.Go(func() error { return d.keepHouse(gctx) })
 	err := g.Wait()
 	d.root.runLock.Lock() // a folder's run ends too, after its steps under way
 	defer d.root.runLock.Unlock()

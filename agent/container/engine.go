@@ -27,6 +27,9 @@ type Engine struct {
 	log     *slog.Logger
 
 	Allow Allow
+	// Brought is told of each image that was pulled or built, or that a step needs and is here already (not fresh), by
+	// its id and the reference asked for. May be nil.
+	Brought func(id, ref string, fresh bool)
 	// Self is the container this process runs in: never stopped.
 	Self string
 }

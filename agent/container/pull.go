@@ -66,6 +66,7 @@ func (e *Engine) pull(ctx context.Context, p Pull, auth Auth, progress func(serv
 	switch {
 	case err == nil:
 		if p.Policy != PullAlways || fixed(p.Image) || len(here.RepoDigests) == 0 {
+			e.brought(here.ID, p.Image, false)
 			return nil
 		}
 	case !errdefs.IsNotFound(err):
@@ -95,6 +96,7 @@ func (e *Engine) pull(ctx context.Context, p Pull, auth Auth, progress func(serv
 		r.Close()
 	}
 	if err == nil {
+		e.Note(ctx, p.Image)
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -113,6 +115,22 @@ func (e *Engine) pull(ctx context.Context, p Pull, auth Auth, progress func(serv
 		f.Hint = fmt.Sprintf("the registry %s does not answer; it is tried again by itself", domain)
 	}
 	return f
+}
+
+// Note tells whoever wants to know that an image was pulled or built.
+func (e *Engine) Note(ctx context.Context, ref string) {
+	if e.Brought == nil {
+		return
+	}
+	if img, err := e.api.ImageInspect(ctx, ref); err == nil {
+		e.Brought(img.ID, ref, true)
+	}
+}
+
+func (e *Engine) brought(id, ref string, fresh bool) {
+	if e.Brought != nil {
+		e.Brought(id, ref, fresh)
+	}
 }
 
 // fixed reports whether the reference names content and not a tag that may move.

@@ -30,6 +30,7 @@ const (
 	Release Verb = "release" // forget it and leave it running
 	Stop    Verb = "stop"    // ensure = "stopped"
 	SetHold Verb = "hold"    // set or lift a hold
+	Prune   Verb = "prune"   // remove images that nothing uses; Resource is the server
 	// Await changes nothing: done once the resource's containers are healthy (the gate), for what comes after a
 	// resource whose own step is none. Payload (without files) has the timeouts; Digest is not compared.
 	Await Verb = "await"
@@ -51,6 +52,7 @@ type Op struct {
 	Payload  *Payload           `json:"payload,omitempty"` // Prepare, Deploy, Adopt
 	Hold     *plan.Hold         `json:"hold,omitempty"`
 	Lift     bool               `json:"lift,omitempty"`
+	All      bool               `json:"all,omitempty"` // Prune: whoever brought the images
 }
 
 // A Payload is what a deployment or stack needs to come to be on a host.

@@ -169,6 +169,9 @@ func (s *Stack) build(ctx context.Context, project *compose.Project, services []
 			return &container.Failure{Service: def.Name, Message: s.mask.String(fmt.Sprintf("service %q cannot be built: %v", def.Name, err)),
 				Hint: "see what the build printed", Tail: out.String()}
 		}
+		for _, tag := range job.Tags {
+			s.opts.Engine.Note(ctx, tag)
+		}
 	}
 	return nil
 }
