@@ -185,13 +185,8 @@ func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor s
 // answer shows a word in our comment: an open pull request is planned again with it, a merged one's gets it at its end.
 func (r *repository) answer(ctx context.Context, rec *record, pr *forge.PullRequest, text string) error {
 	r.log.InfoContext(ctx, "command not obeyed", "number", pr.Number, "why", text)
-	if pr.State == forge.Open {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		rec.Notes = append(rec.Notes, text)
-		rec.Notes = rec.Notes[max(0, len(rec.Notes)-3):]
-		rec.force = true
-		return r.save(rec)
+	if err := r.note(rec, text, pr.State == forge.Open); err != nil || pr.State == forge.Open {
+		return err
 	}
 	marker := report.Marker(r.d.rules().Fleet)
 	mine, err := r.forge().OwnComment(ctx, r.repo, pr.Number, marker)
@@ -206,4 +201,16 @@ func (r *repository) answer(ctx context.Context, rec *record, pr *forge.PullRequ
 		return nil
 	}
 	return r.d.out.put(&letter{Domain: r.domain, Repo: r.repo, Number: pr.Number, Marker: marker, Body: strings.TrimRight(mine.Body, "\n") + quote, Edit: true})
+}
+
+// note keeps an answer for the comments that are still to be written.
+func (r *repository) note(rec *record, text string, force bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Contains(rec.Notes, text) {
+		rec.Notes = append(rec.Notes, text)
+		rec.Notes = rec.Notes[max(0, len(rec.Notes)-3):]
+	}
+	rec.force = rec.force || force
+	return r.save(rec)
 }

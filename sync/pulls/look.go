@@ -699,7 +699,7 @@ type note struct {
 func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, error) {
 	rec := r.record(n)
 	r.mu.Lock()
-	previewed, commented, url := rec.Plan, rec.Commented, rec.URL
+	previewed, commented, url, notes := rec.Plan, rec.Commented, rec.URL, slices.Clone(rec.Notes)
 	r.mu.Unlock()
 	about := r.d.about(r, k.Commit)
 	about.Previewed, about.Page = previewed, r.d.page(k.Run)
@@ -710,7 +710,7 @@ func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, err
 	case sync.StageBroken:
 		l.Body, told = report.Broken(k.Diagnostics, about), true
 	case sync.StagePlanned:
-		asks = k.Plan.Digest
+		asks, about.Notes = k.Plan.Digest, notes // an answer given meanwhile stays to be read
 		l.Body = report.Outcome(k.Plan, &apply.Result{Status: apply.StatusAsks, Asks: k.Plan.Asks}, about)
 	default:
 		if k.Run == "" && !commented {
