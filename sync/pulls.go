@@ -21,7 +21,8 @@ type Watched struct {
 	Config  bool // the config repository itself
 }
 
-// Watched lists them as the newest reading has them, the config repository first. Repositories on this machine have
+// Watched lists them as the newest reading has them, the config repository first; none before its branch is known.
+// Repositories on this machine have
 // no pull requests; one whose origin is a remote stands for that.
 func (d *Daemon) Watched() []Watched {
 	at := d.root.src.address()
@@ -36,9 +37,14 @@ func (d *Daemon) Watched() []Watched {
 			out = append(out, w)
 		}
 	}
-	branch := ""
+	d.root.mu.Lock()
+	branch := d.root.status.Branch
+	d.root.mu.Unlock()
 	if r != nil {
 		branch = r.branch
+	}
+	if branch == "" {
+		return nil // not asked yet which one it is
 	}
 	add(Watched{Address: at, Branch: branch, Config: true})
 	if r == nil {

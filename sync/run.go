@@ -54,7 +54,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		return p, nil, nil
 	}
 	if why := s.asks(ctx, p, j); why != nil {
-		if news := s.setBack(v, "asking", "", p.Digest); !news || j.trigger == triggerCommand {
+		if news := s.setBack(v, "asking", "", p.Digest); !news {
 			return p, why, nil
 		}
 		s.say(ctx, Report{Stage: StagePlanned, Commit: v.commit, Trigger: j.trigger, Plan: p, Diagnostics: r.diags})
@@ -106,11 +106,14 @@ func (s *syncer) asks(ctx context.Context, p *plan.Plan, j job) *apply.Result {
 	if approved {
 		return nil
 	}
-	surprises := s.surprises(ctx, p, j)
-	if len(p.Asks) == 0 && !manual && s.heldBack(p.Commit) == "" && len(surprises) == 0 {
+	surprises, other := s.surprises(ctx, p, j), j.approved != ""
+	if len(p.Asks) == 0 && !manual && s.heldBack(p.Commit) == "" && len(surprises) == 0 && !other {
 		return nil
 	}
 	why := append([]string(nil), p.Asks...)
+	if other { // nothing of it is applied; the plan made now is shown, and asks in the old one's place
+		why = append(why, "it is no longer the plan that was approved, "+plan.Short(j.approved))
+	}
 	for _, risk := range surprises {
 		why = append(why, "the pull request did not show: "+risk)
 	}

@@ -1,6 +1,7 @@
 package pulls
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -118,7 +119,21 @@ func (r *repository) command(ctx context.Context, told *forge.Comment) error {
 	if what == planCommand {
 		return r.replan(ctx, &pr, c.Author.Login, may)
 	}
-	return r.approve(ctx, &pr, c.Author.Login, may)
+	return r.approve(ctx, &pr, c.Author.Login, may, c.Created)
+}
+
+// unseen says why who wrote at a moment cannot have meant the plan of that digest: our comment came to show it later.
+// Forges tell seconds, so within one the doubt is for the plan that stood there before.
+func (r *repository) unseen(rec *record, digest string, said time.Time) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case rec.Shown != digest:
+		return "the comment does not show the plan that waits yet: approve again when it does"
+	case said.Before(rec.ShownAt) || rec.Replaced && !said.After(rec.ShownAt):
+		return "the plan changed when the approval was written: look at it and approve again"
+	}
+	return ""
 }
 
 // replan has a pull request planned again; of a fork it is the word of somebody who may write that this head is fit.
@@ -129,12 +144,12 @@ func (r *repository) replan(_ context.Context, pr *forge.PullRequest, actor stri
 	if may < forge.Write {
 		return nil // whoever may only read may ask in words
 	}
-	rec.force, rec.Allowed = true, pr.Head.SHA
+	rec.force, rec.Allowed = true, cmp.Or(rec.Head, pr.Head.SHA) // the one that our comment was about
 	return r.save(rec)
 }
 
 // approve answers the plan that our comment on a merged pull request shows.
-func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor string, may forge.Permission) error {
+func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor string, may forge.Permission, said time.Time) error {
 	rec := r.record(pr.Number)
 	rules := r.d.rules()
 	r.mu.Lock()
@@ -161,6 +176,8 @@ func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor s
 			return err
 		case err != nil || !strings.Contains(mine.Body, plan.Short(asks)):
 			answer = "the comment does not show the plan that waits yet: approve again when it does"
+		default:
+			answer = r.unseen(rec, asks, said)
 		}
 	}
 	if answer != "" {
@@ -172,10 +189,17 @@ func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor s
 		defer cancel()
 		if err := r.d.daemon.Approve(ctx, asks, actor); err != nil {
 			r.log.WarnContext(ctx, "approved, and not applied as it was shown", "number", pr.Number, "commit", commit, "actor", actor, "err", err)
-			if errors.Is(err, sync.ErrChanged) {
-				if err := r.answer(ctx, rec, pr, "the plan made now differs from the approved one, so nothing was applied"); err != nil {
-					r.log.WarnContext(ctx, "answer not given", "err", err)
-				}
+			why := ""
+			switch {
+			case errors.Is(err, sync.ErrChanged):
+				why = "the plan made now differs from the approved one, so nothing was applied"
+			case errors.Is(err, sync.ErrNotAsked):
+				why = "no plan waits for an approval"
+			default:
+				return // a run that ended otherwise is told as every run is
+			}
+			if err := r.answer(ctx, rec, pr, why); err != nil {
+				r.log.WarnContext(ctx, "answer not given", "err", err)
 			}
 		}
 	}()
@@ -189,18 +213,25 @@ func (r *repository) answer(ctx context.Context, rec *record, pr *forge.PullRequ
 		return err
 	}
 	marker := report.Marker(r.d.rules().Fleet)
-	mine, err := r.forge().OwnComment(ctx, r.repo, pr.Number, marker)
-	if errors.Is(err, forge.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
+	l := &letter{Domain: r.domain, Repo: r.repo, Number: pr.Number, Marker: marker, Edit: true}
+	if waits := r.d.out.waits(l); waits != nil { // what is not sent yet is not lost for the answer's sake
+		l.Body, l.Edit = waits.Body, waits.Edit
+	} else {
+		mine, err := r.forge().OwnComment(ctx, r.repo, pr.Number, marker)
+		if errors.Is(err, forge.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		l.Body = mine.Body
 	}
 	quote := "\n\n> [!NOTE]\n> " + report.Markdown(text) + "\n"
-	if strings.Contains(mine.Body, quote) || len(mine.Body)+len(quote) > forge.MaxComment-4096 {
+	if strings.Contains(l.Body, quote) || len(l.Body)+len(quote) > forge.MaxComment-4096 {
 		return nil
 	}
-	return r.d.out.put(&letter{Domain: r.domain, Repo: r.repo, Number: pr.Number, Marker: marker, Body: strings.TrimRight(mine.Body, "\n") + quote, Edit: true})
+	l.Body = strings.TrimRight(l.Body, "\n") + quote
+	return r.d.out.put(l)
 }
 
 // note keeps an answer for the comments that are still to be written.

@@ -202,7 +202,10 @@ func (d *Desk) Run(ctx context.Context, daemon Daemon) error {
 		defer tick.Stop()
 		last := "-"
 		for {
-			if basis, _ := daemon.Basis(); basis != last {
+			d.mu.Lock()
+			none := len(d.repos) == 0 // also a base that cannot be planned has a branch and pull requests
+			d.mu.Unlock()
+			if basis, _ := daemon.Basis(); basis != last || none {
 				last = basis
 				d.watch(ctx, g)
 				d.mu.Lock()
@@ -354,7 +357,7 @@ func (d *Desk) commented(l *letter, c forge.Comment) {
 	}
 	d.mu.Unlock()
 	for _, r := range of {
-		r.commented(l.Number, c)
+		r.commented(l.Number, l.Body, c)
 	}
 }
 

@@ -190,7 +190,8 @@ func (f *fakeForge) EditComment(_ context.Context, _ forge.Repo, n int, id int64
 	}
 	for i := range f.comments {
 		if f.comments[i].ID == id {
-			f.comments[i].Body, f.comments[i].Edited = body, true
+			f.clock = f.clock.Add(time.Second)
+			f.comments[i].Body, f.comments[i].Edited, f.comments[i].Updated = body, true, f.clock
 			return f.comments[i], f.wrote("edit %d %s", n, headline(body))
 		}
 	}

@@ -161,9 +161,12 @@ func (d *Desk) deliver(ctx context.Context) error {
 			}
 			continue
 		}
-		letters, err := d.letters(ctx, k)
+		letters, settled, err := d.letters(ctx, k)
 		if err == nil {
 			err = d.out.put(letters...)
+		}
+		if err == nil && settled != nil {
+			err = settled()
 		}
 		if err == nil {
 			fails = 0
@@ -194,16 +197,17 @@ func (d *Desk) deliver(ctx context.Context) error {
 // errLater: what is needed is not known yet.
 var errLater = errors.New("not known yet")
 
-// letters are what is to be said about a commit: a status, and the comment of the pull requests it came by.
-func (d *Desk) letters(ctx context.Context, k *kept) ([]*letter, error) {
+// letters are what is to be said about a commit: a status, and the comment of the pull requests it came by. settled,
+// which may be nil, is to be called when they are kept.
+func (d *Desk) letters(ctx context.Context, k *kept) (out []*letter, settled func() error, err error) {
 	r := d.config()
 	if r == nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if !d.watched {
-			return nil, errLater
+			return nil, nil, errLater
 		}
-		return nil, nil // the config repository lies on no forge of ours
+		return nil, nil, nil // the config repository lies on no forge of ours
 	}
 	status := forge.Status{Context: report.ApplyContext, Branch: r.w.Branch, URL: d.page(k.Run)}
 	switch k.Stage {
@@ -218,26 +222,25 @@ func (d *Desk) letters(ctx context.Context, k *kept) ([]*letter, error) {
 	case sync.StageApplied:
 		status.State, status.Description = outcome(k.Result), report.ApplyStatus(k.Result)
 	default:
-		return nil, nil
+		return nil, nil, nil
 	}
 	status.Description = clip(status.Description, forge.MaxDescription)
-	var out []*letter
 	main := &status
 	if !k.Again {
-		out = r.settle(k.Commit, status)
+		out, settled = r.settle(k.Commit, status)
 		main = out[len(out)-1].Status
 	}
 	if k.Stage == sync.StageWaiting || k.Stage == sync.StageApplying {
-		return out, nil // the comment follows with the outcome
+		return out, settled, nil // the comment follows with the outcome
 	}
 	prs, err := r.mergedAs(ctx, k.Commit, k.At)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, pr := range prs {
 		l, err := r.afterMerge(ctx, k, pr)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if l != nil {
 			if status.URL == "" {
@@ -246,7 +249,7 @@ func (d *Desk) letters(ctx context.Context, k *kept) ([]*letter, error) {
 			out = append(out, &l.letter)
 		}
 	}
-	return out, nil
+	return out, settled, nil
 }
 
 func outcome(res *apply.Result) forge.StatusState {

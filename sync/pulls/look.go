@@ -41,8 +41,11 @@ type record struct {
 	MergeCommit string      `json:"merge_commit,omitempty"`
 	Told        bool        `json:"told,omitempty"` // the outcome of its merge was told
 	Closed      time.Time   `json:"closed,omitzero"`
-	Asks        string      `json:"asks,omitempty"`    // digest that the comment asks to approve
-	Allowed     string      `json:"allowed,omitempty"` // a head of a fork that somebody who may write asked to plan
+	Asks        string      `json:"asks,omitempty"`  // digest that the comment asks to approve
+	Shown       string      `json:"shown,omitempty"` // digest that the comment was seen to ask about, and since when by the forge's clock
+	ShownAt     time.Time   `json:"shown_at,omitzero"`
+	Replaced    bool        `json:"replaced,omitempty"` // it asked about another one before
+	Allowed     string      `json:"allowed,omitempty"`  // a head of a fork that somebody who may write asked to plan
 	Commented   bool        `json:"commented,omitempty"`
 	URL         string      `json:"url,omitempty"`   // of the comment
 	Notes       []string    `json:"notes,omitempty"` // answers to commands, shown in the comment
@@ -67,6 +70,7 @@ const (
 	maxOpen     = 500 // pull requests previewed in one repository
 	maxLag      = 5
 	maxTries    = 3
+	maxStarting = 30               // looks at which the base was not planned
 	retryFailed = 10 * time.Minute // what could not be previewed is tried again
 	queuePrefix = "gh-readonly-queue/"
 )
@@ -83,13 +87,14 @@ type repository struct {
 	wake   chan struct{}
 	unused bool // guarded by the desk's mu
 
+	groupTries map[string]int // by commit; the loop's own
+
 	askMu gosync.Mutex // guards asked
 	asked []wish
 
 	mu      gosync.Mutex // guards below
 	records map[int]*record
 	ledger  ledger
-	private int // 0 = not known, 1 = yes, -1 = no
 }
 
 // A wish is a look somebody waits for.
@@ -99,7 +104,7 @@ type wish struct {
 }
 
 func openRepository(d *Desk, w sync.Watched, f Forge, repo forge.Repo, dir string) (*repository, error) {
-	r := &repository{d: d, w: w, domain: strings.ToLower(f.Domain()), repo: repo, dir: dir, log: d.log.With("repo", w.Address.String()), wake: make(chan struct{}, 1), records: make(map[int]*record)}
+	r := &repository{d: d, w: w, domain: strings.ToLower(f.Domain()), repo: repo, dir: dir, log: d.log.With("repo", w.Address.String()), wake: make(chan struct{}, 1), records: make(map[int]*record), groupTries: make(map[string]int)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -238,7 +243,12 @@ func (r *repository) look(ctx context.Context, all bool) (again time.Duration, e
 	var errs []error
 	for i := range prs {
 		pr := &prs[i]
-		if r.w.Branch != "" && pr.Base.Branch != r.w.Branch || len(r.records) > maxOpen+1000 {
+		if r.elsewhere(pr) {
+			errs = append(errs, r.left(pr))
+			continue
+		}
+		if !r.room(pr.Number) {
+			r.log.WarnContext(ctx, "a pull request is not previewed: too many are open", "number", pr.Number)
 			continue
 		}
 		soon, err := r.consider(ctx, pr)
@@ -252,10 +262,34 @@ func (r *repository) look(ctx context.Context, all bool) (again time.Duration, e
 			again = soon
 		}
 	}
-	if r.forge().Capabilities().MergeQueue && r.w.Config && all {
+	if r.forge().Capabilities().MergeQueue && all {
 		errs = append(errs, r.groups(ctx))
 	}
 	return again, errors.Join(errs...)
+}
+
+// room reports whether a pull request may have a record. Closed ones give way, the oldest first: who opens and closes
+// thousands does not keep others out.
+func (r *repository) room(n int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.records[n] != nil || len(r.records) < maxOpen {
+		return true
+	}
+	var oldest *record
+	for _, rec := range r.records {
+		if rec.State != forge.Open && (oldest == nil || rec.Closed.Before(oldest.Closed)) {
+			oldest = rec
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	delete(r.records, oldest.Number)
+	if err := os.Remove(filepath.Join(r.dir, strconv.Itoa(oldest.Number)+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.log.Warn("what was kept of an old pull request is not taken away", "err", err)
+	}
+	return true
 }
 
 // gone takes in what became of pull requests that are no longer open.
@@ -296,7 +330,7 @@ func (r *repository) refresh(ctx context.Context, n int) error {
 	if rec == nil {
 		return nil
 	}
-	if err != nil {
+	if err != nil || r.elsewhere(&pr) { // what is merged into another branch brings nothing here
 		pr.State = forge.Closed
 	}
 	if pr.State == rec.State {
@@ -309,6 +343,30 @@ func (r *repository) refresh(ctx context.Context, n int) error {
 	if pr.State == forge.Merged && !rec.Told {
 		r.d.retell(pr.MergeCommit)
 	}
+	return r.save(rec)
+}
+
+// elsewhere reports whether a pull request goes to another branch than the one watched.
+func (r *repository) elsewhere(pr *forge.PullRequest) bool {
+	return r.w.Branch != "" && pr.Base.Branch != r.w.Branch
+}
+
+// left has the comment of a pull request say that it goes to another branch now.
+func (r *repository) left(pr *forge.PullRequest) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.records[pr.Number]
+	if rec == nil || rec.State != forge.Open {
+		return nil
+	}
+	if rec.Commented {
+		about := r.d.about(r, pr.Head.SHA)
+		body := report.NotPreviewed("it goes to the branch "+pr.Base.Branch+" now, and varan follows "+r.w.Branch, about)
+		if err := r.d.out.put(&letter{Domain: r.domain, Repo: r.repo, Number: pr.Number, Marker: report.Marker(about.Fleet), Body: body, Edit: true}); err != nil {
+			return err
+		}
+	}
+	rec.State, rec.Closed, rec.Plan, rec.Risks = forge.Closed, time.Now().UTC(), nil, nil
 	return r.save(rec)
 }
 
@@ -336,7 +394,14 @@ func (r *repository) consider(ctx context.Context, pr *forge.PullRequest) (again
 		rec = *k
 	})
 	if basis == "" {
-		return r.d.timing.Again, nil
+		if rec.Head == pr.Head.SHA { // said, before or without the base
+			return 0, nil
+		}
+		if rec.lag < maxStarting {
+			r.change(pr.Number, func(k *record) { k.lag++ })
+			return r.d.timing.Again, nil
+		}
+		return 0, r.say(pr, "", "", nil, "the base branch could not be planned since varan started; what is wrong stands at its newest commit")
 	}
 	same := rec.Head == pr.Head.SHA && !rec.force
 	if same && rec.Basis == basis && (rec.Failed == "" || time.Since(rec.At) < retryFailed) {
@@ -571,6 +636,15 @@ func (r *repository) groups(ctx context.Context) error {
 			continue
 		}
 		status := forge.Status{Context: report.PlanContext, State: forge.Failure}
+		lasting := errors.Is(err, sandbox.ErrKilled) || errors.Is(err, gitrepo.ErrTooBig)
+		if err != nil && !lasting && r.groupTries[sha] < maxTries-1 { // a failure would throw it out of the queue
+			if len(r.groupTries) > 200 {
+				clear(r.groupTries)
+			}
+			r.groupTries[sha]++
+			errs = append(errs, fmt.Errorf("merge-queue group %s: %w", plan.Short(sha), err))
+			continue
+		}
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return err
@@ -583,9 +657,11 @@ func (r *repository) groups(ctx context.Context) error {
 		}
 		status.Description = clip(status.Description, forge.MaxDescription)
 		domain := r.domain
-		err = r.d.out.put(&letter{Domain: domain, Repo: r.repo, SHA: sha, Status: &status},
-			&letter{Domain: domain, Repo: r.repo, SHA: sha, Status: &forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge"}})
-		if err != nil {
+		letters := []*letter{{Domain: domain, Repo: r.repo, SHA: sha, Status: &status}}
+		if r.w.Config {
+			letters = append(letters, &letter{Domain: domain, Repo: r.repo, SHA: sha, Status: &forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge"}})
+		}
+		if err = r.d.out.put(letters...); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -601,25 +677,33 @@ func (r *repository) groups(ctx context.Context) error {
 }
 
 // commented notes where the comment stands.
-func (r *repository) commented(n int, c forge.Comment) {
+func (r *repository) commented(n int, body string, c forge.Comment) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rec := r.records[n]
-	if rec == nil || rec.Commented && rec.URL == c.URL {
+	if rec == nil {
+		return
+	}
+	asks := rec.Asks != "" && rec.Asks != rec.Shown && strings.Contains(body, plan.Short(rec.Asks))
+	if rec.Commented && rec.URL == c.URL && !asks {
 		return
 	}
 	rec.Commented, rec.URL = true, c.URL
+	if asks {
+		rec.Replaced = rec.Replaced || rec.Shown != ""
+		rec.Shown, rec.ShownAt = rec.Asks, c.Updated
+	}
 	if err := r.save(rec); err != nil {
 		r.log.Warn("a pull request's record is not kept", "number", n, "err", err)
 	}
 }
 
-// settle is the status of a commit, after the last word on older ones that were left pending: nothing stays so.
-func (r *repository) settle(commit string, status forge.Status) []*letter {
+// settle is the status of a commit, after the last word on older ones that were left pending: nothing stays so. That
+// they had it is noted by calling kept, when the letters are on disk.
+func (r *repository) settle(commit string, status forge.Status) (out []*letter, kept func() error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	domain := r.domain
-	var out []*letter
 	var pending []string
 	for _, old := range r.ledger.Pending {
 		if old == commit {
@@ -631,13 +715,16 @@ func (r *repository) settle(commit string, status forge.Status) []*letter {
 	if status.State == forge.Pending {
 		pending = []string{commit}
 	}
-	if !slices.Equal(pending, r.ledger.Pending) {
-		r.ledger.Pending = pending
-		if err := r.saveLedger(); err != nil {
-			r.log.Warn("what is pending is not kept", "err", err)
+	kept = func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if slices.Equal(pending, r.ledger.Pending) {
+			return nil
 		}
+		r.ledger.Pending = pending
+		return r.saveLedger()
 	}
-	return append(out, &letter{Domain: domain, Repo: r.repo, SHA: commit, Status: &status})
+	return append(out, &letter{Domain: domain, Repo: r.repo, SHA: commit, Status: &status}), kept
 }
 
 // mergedAs lists the pull requests that a commit of the branch brought in: the one merged as it, and those merged
@@ -721,6 +808,17 @@ func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, err
 	return l, r.tell(rec, asks, told)
 }
 
+func (r *repository) anyOpen() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rec := range r.records {
+		if rec.State == forge.Open {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *repository) tell(rec *record, asks string, told bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -729,23 +827,8 @@ func (r *repository) tell(rec *record, asks string, told bool) error {
 }
 
 func (r *repository) isPrivate(ctx context.Context) bool {
-	r.mu.Lock()
-	known := r.private
-	r.mu.Unlock()
-	if known == 0 {
-		at, err := r.forge().Repository(ctx, r.repo)
-		if err != nil {
-			return false
-		}
-		known = -1
-		if at.Private {
-			known = 1
-		}
-		r.mu.Lock()
-		r.private = known
-		r.mu.Unlock()
-	}
-	return known > 0
+	at, err := r.forge().Repository(ctx, r.repo) // each time: it may be made public while varan runs
+	return err == nil && at.Private
 }
 
 // Surprises tells which risks of a commit's plan the pull requests it came by did not show: the daemon asks about
@@ -758,6 +841,13 @@ func (d *Desk) Surprises(ctx context.Context, commit string, risks []string) []s
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	numbers, err := r.mergedAs(ctx, commit, time.Now())
+	for tries := 0; err == nil && len(numbers) == 0 && tries < 3 && r.anyOpen(); tries++ { // the forge may tell of a merge a moment after Git does
+		select {
+		case <-ctx.Done():
+		case <-time.After(r.d.timing.Again):
+		}
+		numbers, err = r.mergedAs(ctx, commit, time.Now())
+	}
 	if err != nil {
 		r.log.WarnContext(ctx, "the forge could not be asked what the pull request had shown", "err", err)
 		return risks

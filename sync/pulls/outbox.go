@@ -157,6 +157,18 @@ func (o *outbox) put(letters ...*letter) error {
 	return nil
 }
 
+// waits is the letter of the same key that was not sent yet, nil if there is none.
+func (o *outbox) waits(l *letter) *letter {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w := o.waiting[l.key()]
+	if w == nil {
+		return nil
+	}
+	c := *w
+	return &c
+}
+
 func (o *outbox) nudge(domain string) {
 	if w := o.wake[domain]; w != nil {
 		select {

@@ -1,0 +1,158 @@
+package pulls
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/plan"
+	"github.com/varanhq/varan/schema"
+	"github.com/varanhq/varan/sync"
+	"github.com/varanhq/varan/sync/forge"
+	"github.com/varanhq/varan/sync/report"
+)
+
+// TestApprovalOfAnOlderPlan: an approval written before the comment showed the plan that waits now is none, however
+// late it is read.
+func TestApprovalOfAnOlderPlan(t *testing.T) {
+	s := newScene(t)
+	s.change = func(o *Options) { o.Settings.Manual = true }
+	s.forge.perms["bob"] = forge.Write
+	s.asking()
+	s.forge.mu.Lock()
+	said := s.forge.add(1, forge.User{Login: "bob"}, "not there yet").Created // written now, shown by the forge only later
+	s.forge.clock = s.forge.clock.Add(5 * time.Second)
+	s.forge.mu.Unlock()
+	p := some(plan.Remove)
+	p.Asks = []string{"1 removal"}
+	s.daemon.mu.Lock()
+	s.daemon.pending = p.Digest
+	s.daemon.mu.Unlock()
+	s.Report(t.Context(), sync.Report{Stage: sync.StagePlanned, Commit: sha("merged"), Trigger: "command", Plan: p})
+	s.until("the new plan is shown", func() bool { return strings.Contains(s.forge.body(1), plan.Short(p.Digest)) })
+	s.forge.mu.Lock()
+	s.forge.add(1, forge.User{Login: "bob"}, "/varan apply")
+	s.forge.comments[len(s.forge.comments)-1].Created, s.forge.comments[len(s.forge.comments)-1].Updated = said, said
+	s.forge.mu.Unlock()
+	s.until("an answer", func() bool { return strings.Contains(s.forge.body(1), "look at it and approve again") })
+	if s.approvals() > 0 {
+		t.Fatal("an approval of what its author did not see was taken")
+	}
+	s.forge.says(1, "bob", "/varan apply")
+	s.until("approved", func() bool { return s.approvals() == 1 })
+}
+
+// TestPendingWhileForgeIsDown: what was pending when the forge went down is superseded when it is back.
+func TestPendingWhileForgeIsDown(t *testing.T) {
+	s := newScene(t)
+	s.start()
+	s.until("it is watched", func() bool { return s.config() != nil })
+	s.Report(t.Context(), sync.Report{Stage: sync.StageApplying, Commit: sha("first"), Trigger: "commit", Plan: some(plan.Create)})
+	s.until("pending", func() bool { return s.status("first", "varan/apply").State == forge.Pending })
+	s.forge.mu.Lock()
+	s.forge.down = fmt.Errorf("connection refused: %w", forge.ErrTemporary)
+	s.forge.mu.Unlock()
+	s.Report(t.Context(), applied("second", apply.StatusDone))
+	time.Sleep(50 * time.Millisecond) // tried in vain, several times
+	s.forge.mu.Lock()
+	s.forge.down = nil
+	s.forge.mu.Unlock()
+	s.until("the last word", func() bool {
+		return s.status("second", "varan/apply").State == forge.Success && s.status("first", "varan/apply").State == forge.Error
+	})
+}
+
+// TestRetarget: a pull request that goes to another branch is none of ours, also when it is merged there.
+func TestRetarget(t *testing.T) {
+	s := newScene(t)
+	p := some(plan.Create)
+	p.Diagnostics = []schema.Diagnostic{{Severity: schema.SeverityWarning, Risk: schema.RiskPrivilege, Message: "stack/db: gets privileged"}}
+	pr := s.open(1, "one", p)
+	s.start()
+	s.until("told", func() bool { return s.forge.body(1) != "" })
+	s.forge.mu.Lock()
+	pr.Base.Branch = "dev"
+	s.forge.mu.Unlock()
+	s.until("left", func() bool { return strings.Contains(s.forge.body(1), "dev") })
+	s.merge(1, "there")
+	if got := s.Surprises(t.Context(), sha("other"), []string{"stack/db: gets privileged"}); len(got) > 0 {
+		t.Errorf("a commit without a pull request: %q", got)
+	}
+	n := len(s.forge.wroteAll())
+	s.Report(t.Context(), applied("other", apply.StatusDone))
+	s.until("the other commit", func() bool { return s.status("other", "varan/apply").State == forge.Success })
+	time.Sleep(50 * time.Millisecond)
+	if got := s.forge.wroteAll()[n:]; len(got) != 1 {
+		t.Errorf("written: %q", got)
+	}
+	// Back again, it is planned again.
+	s.forge.mu.Lock()
+	pr.Base.Branch, pr.State, pr.MergeCommit = "main", forge.Open, ""
+	s.forge.mu.Unlock()
+	s.until("planned", func() bool { return strings.Contains(s.forge.body(1), "1 create") })
+}
+
+// TestAnswerKeepsOutcome: an answer to a command takes nothing away from what waits to be written.
+func TestAnswerKeepsOutcome(t *testing.T) {
+	s := newScene(t)
+	s.open(1, "one", some(plan.Create))
+	s.start()
+	s.until("told", func() bool { return s.forge.body(1) != "" })
+	pr := forge.PullRequest{Number: 1, State: forge.Merged}
+	r := s.config()
+	r.d.out.mu.Lock() // nothing is sent meanwhile
+	marker := report.Marker("main")
+	outcome := &letter{Domain: r.domain, Repo: r.repo, Number: 1, Marker: marker, Body: marker + "\n✅ the outcome", Seq: 99}
+	r.d.out.waiting[outcome.key()] = outcome
+	r.d.out.mu.Unlock()
+	if err := r.answer(t.Context(), r.record(1), &pr, "no plan waits"); err != nil {
+		t.Fatal(err)
+	}
+	s.until("both", func() bool {
+		return strings.Contains(s.forge.body(1), "the outcome") && strings.Contains(s.forge.body(1), "no plan waits")
+	})
+}
+
+// TestThousandSteps: however much changes, a run is told in at most ten writes.
+func TestThousandSteps(t *testing.T) {
+	s := newScene(t)
+	p := &plan.Plan{Version: 1, Digest: "d1g35t0thousand", Summary: plan.Summary{plan.Create: 1000}}
+	res := &apply.Result{Run: "run1", Status: apply.StatusDone, Millis: 1234}
+	for i := range 1000 {
+		id, server := schema.NewID(schema.KindStack, fmt.Sprintf("s%04d", i)), fmt.Sprintf("web%d", i%50)
+		p.Steps = append(p.Steps, plan.Step{Resource: id, Action: plan.Create, Server: server, Wave: i % 7, Causes: []plan.Cause{{Kind: plan.SpecChanged, Detail: strings.Repeat("why ", 30)}}})
+		res.Steps = append(res.Steps, apply.StepResult{Resource: id, Action: plan.Create, Server: server, Status: apply.StatusDone})
+	}
+	s.open(1, "one", p)
+	s.start()
+	s.until("told", func() bool { return s.forge.body(1) != "" })
+	preview := len(s.forge.wroteAll())
+	s.merge(1, "merged")
+	s.Report(t.Context(), sync.Report{Stage: sync.StageApplying, Commit: sha("merged"), Trigger: "commit", Plan: p})
+	s.until("pending", func() bool { return s.status("merged", "varan/apply").State == forge.Pending })
+	s.Report(t.Context(), sync.Report{Stage: sync.StageApplied, Commit: sha("merged"), Run: "run1", Trigger: "commit", Plan: p, Result: res})
+	s.until("the outcome", func() bool { return strings.Contains(s.forge.body(1), "✅") })
+	time.Sleep(50 * time.Millisecond)
+	all := s.forge.wroteAll()
+	t.Logf("%d writes for the preview, %d for the run, a comment of %d characters", preview, len(all)-preview, len(s.forge.body(1)))
+	if len(all) > 10 || len(s.forge.body(1)) > forge.MaxComment {
+		t.Errorf("%d writes: %q; a comment of %d", len(all), all, len(s.forge.body(1)))
+	}
+}
+
+// TestClosedGiveWay: who opens and closes very many pull requests keeps nobody else's out.
+func TestClosedGiveWay(t *testing.T) {
+	s := newScene(t)
+	s.start()
+	s.until("it is watched", func() bool { return s.config() != nil })
+	r := s.config()
+	r.mu.Lock()
+	for n := 1000; n < 1000+maxOpen; n++ {
+		r.records[n] = &record{Number: n, State: forge.Closed, Closed: time.Now()}
+	}
+	r.mu.Unlock()
+	s.open(1, "one", some(plan.Create))
+	s.until("told", func() bool { return s.forge.body(1) != "" })
+}
