@@ -255,11 +255,11 @@ func (g *gate) begin(v *visitor, outer net.Conn) bool {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		g.pump(outer, inner)
+		g.pump(outer, inner, nil)
 		v.cut() // what waits for the visitor waits no longer
 	}()
 	go func() {
-		g.pump(inner, outer)
+		g.pump(inner, outer, newPace())
 		_ = inner.Close()
 		<-done
 		g.leave(v)
@@ -295,8 +295,8 @@ func (g *gate) introduce(v *visitor, outer, inner net.Conn) error {
 }
 
 // pump copies until either side ends. A connection that rests keeps a small buffer; one that carries much borrows a
-// large one for as long.
-func (g *gate) pump(to io.Writer, from io.Reader) {
+// large one for as long. With a pace it reads no faster, so that who floods waits himself.
+func (g *gate) pump(to io.Writer, from io.Reader, p *pace) {
 	small := make([]byte, pumpSize)
 	buf := small
 	var lent *[pumpMost]byte
@@ -308,6 +308,7 @@ func (g *gate) pump(to io.Writer, from io.Reader) {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
+			p.wait(buf[:n])
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
