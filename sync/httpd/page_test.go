@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -172,6 +174,25 @@ func TestPageSession(t *testing.T) {
 	old := browser(t)
 	if resp, _ := fetch(t, old, "GET", base+"/", nil, "Cookie", cookieName+"="+cookie.Value); resp.StatusCode != 303 {
 		t.Errorf("an ended session: %d", resp.StatusCode)
+	}
+}
+
+// TestPageSecure: behind TLS the cookie never leaves it; a header counts from trusted proxies only.
+func TestPageSecure(t *testing.T) {
+	p := &page{s: &Server{opts: Options{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}}
+	for _, tt := range []struct {
+		from, proto string
+		tls, want   bool
+	}{{"10.1.2.3:4", "https", false, true}, {"10.1.2.3:4", "http", false, false}, {"192.0.2.1:4", "https", false, false}, {"192.0.2.1:4", "", true, true}} {
+		r := httptest.NewRequest("POST", "/login", nil)
+		r.RemoteAddr = tt.from
+		r.Header.Set("X-Forwarded-Proto", tt.proto)
+		if tt.tls {
+			r.TLS = &tls.ConnectionState{}
+		}
+		if got := p.cookie(r, "x", 1).Secure; got != tt.want {
+			t.Errorf("%+v: secure %v", tt, got)
+		}
 	}
 }
 
