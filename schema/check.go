@@ -27,6 +27,7 @@ func (d *decoder) check(r *Resource) {
 		d.checkStack(r, c)
 	case *ServerConfig:
 		d.checkWindows(r, c.MaintenanceWindows)
+		d.checkAddress(r, c)
 		d.checkThresholds(r, c)
 		if c.PublicKey != "" && !agentKey(c.PublicKey) {
 			d.at(r, d.lenient(), "config.public_key", "it is the text of 56 characters, beginning with U, that varan agent prints", "config.public_key is no agent's public key")
@@ -220,6 +221,14 @@ func (d *decoder) checkWindows(r *Resource, ws []Window) {
 // agentKey reports whether s has the form of an agent's public key; whether it is one, the hub finds out.
 func agentKey(s string) bool {
 	return len(s) == 56 && s[0] == 'U' && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
+}
+
+// checkAddress explains an address that nobody dials.
+func (d *decoder) checkAddress(r *Resource, c *ServerConfig) {
+	if c.Address != "" && c.Address != "local" && c.PublicKey == "" && !r.Template {
+		d.at(r, SeverityWarning, "config.address", "start varan agent on the host and commit the public_key it prints; or address = \"local\" for the machine varan itself runs on",
+			"address = %q is not used: agents dial in, and this server has no public_key yet", c.Address)
+	}
 }
 
 func (d *decoder) checkThresholds(r *Resource, c *ServerConfig) {

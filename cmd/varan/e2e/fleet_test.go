@@ -308,7 +308,7 @@ func (f *aFleet) amnesia(d *daemon) *daemon {
 	return d
 }
 
-// TestEnrolment walks the way docs/agent.md shows: from nothing to a healthy container on a second host.
+// TestEnrolment walks the way docs/fleet.md shows: from nothing to a healthy container on a second host.
 func TestEnrolment(t *testing.T) {
 	f := newFleet(t, "web2")
 	h := f.hosts["web2"]
