@@ -329,19 +329,19 @@ func TestKeyChanges(t *testing.T) {
 	server := func(name, key string) string {
 		return "[[server]]\nname = \"" + name + "\"\nconfig.public_key = \"" + key + "\"\n"
 	}
-	k := []string{"U" + strings.Repeat("A", 55), "U" + strings.Repeat("B", 55), "U" + strings.Repeat("C", 55)}
+	k := func(c string) string { return "U" + strings.Repeat(c, 55) }
 	var got []string
-	for _, d := range KeyChanges(parse(server("stays", k[0])+server("turns", k[0])+server("goes", k[0])), parse(server("stays", k[0])+server("turns", k[1])+server("comes", k[2]))) {
+	for _, d := range KeyChanges(parse(server("stays", k("A"))+server("turns", k("B"))+server("goes", k("C"))), parse(server("stays", k("A"))+server("turns", k("D"))+server("comes", k("E")))) {
 		got = append(got, d.Message)
 		if d.Risk != schema.RiskKey {
 			t.Errorf("%s has the risk %q", d.Message, d.Risk)
 		}
 	}
-	want := []string{"server/comes: lets in the agent with the key " + k[2], "server/goes: the agent with the key " + k[0] + " is locked out", "server/turns: the agent's key " + k[0] + " becomes " + k[1] + ", the old one is locked out"}
+	want := []string{"server/comes: lets in the agent with the key " + k("E"), "server/goes: the agent with the key " + k("C") + " is locked out", "server/turns: the agent's key " + k("B") + " becomes " + k("D") + ", the old one is locked out"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	if len(KeyChanges(nil, parse(server("a", k[0])))) != 1 {
+	if len(KeyChanges(nil, parse(server("a", k("A"))))) != 1 {
 		t.Error("a first config lets its agents in silently")
 	}
 }
