@@ -68,7 +68,7 @@ func New(opts Options) (*Daemon, error) {
 		d.history = &recent{}
 		d.opts.Journal = d.history
 	}
-	d.mirrors = &mirrors{opts: &d.opts, settings: opts.Settings, repos: make(map[string]*gitrepo.Repo)}
+	d.mirrors = &mirrors{opts: &d.opts, settings: opts.Settings, repos: make(map[repoKey]*gitrepo.Repo)}
 	set := opts.Settings
 	src, err := openSource(d.mirrors, set.Config.URL, set.Config.Branch)
 	if err != nil {

@@ -44,6 +44,7 @@ type follower struct {
 	want     []job // waiting, the most urgent first; a commit stands for drift too
 	running  *current
 	taken    string // the commit that was let through last
+	let      view   // what runs are made of: taken's, or the folder; the tip may still wait
 	backoff  time.Duration
 	failed   int       // fetches in a row
 	expired  time.Time // the end of a hold that was heeded
@@ -292,14 +293,26 @@ func (f *follower) look(ctx context.Context, period time.Duration) time.Duration
 		}
 	})
 	if folder {
+		f.let = v
 		f.ask(job{trigger: triggerCommit})
 		return max(period, time.Minute)
 	}
 	if v.commit == f.taken {
+		f.note(func(s *SyncStatus) {
+			if f.waiting != "" { // for another commit, which is gone
+				f.waiting, s.State, s.Error = "", "ok", ""
+			}
+		})
 		f.othersMoved(ctx)
 		return period
 	}
 	state, why := f.relation(ctx, v, f.tipSeen, f.tipPolls)
+	f.mu.Lock()
+	f.waiting = ""
+	if state == "waiting" {
+		f.waiting = why
+	}
+	f.mu.Unlock()
 	stand := or(f.opts.Timing.Rewritten, 30*time.Second)
 	switch state {
 	case "waiting":
@@ -320,7 +333,7 @@ func (f *follower) look(ctx context.Context, period time.Duration) time.Duration
 		f.back = ""
 		f.mu.Unlock()
 	}
-	f.taken = v.commit
+	f.taken, f.let = v.commit, v
 	f.ask(job{trigger: triggerCommit})
 	if r := f.running; r != nil && r.job.trigger != triggerCommand {
 		r.cancel(apply.ErrSuperseded) // what is in flight finishes; the rest is planned anew
@@ -357,7 +370,7 @@ func (f *follower) ask(j job) {
 
 // start begins the next run if none goes on.
 func (f *follower) start(ctx context.Context) {
-	if f.running != nil || len(f.want) == 0 || f.tip.tree == nil {
+	if f.running != nil || len(f.want) == 0 || f.let.tree == nil {
 		return
 	}
 	at := 0
@@ -390,7 +403,7 @@ func (f *follower) start(ctx context.Context) {
 	f.looked = true
 	f.note(func(s *SyncStatus) { s.Retry = time.Time{} })
 	runCtx, cancel := context.WithCancelCause(ctx)
-	c := &current{job: j, view: f.tip, done: make(chan struct{}), cancel: cancel, ops: make(map[schema.ID]int)}
+	c := &current{job: j, view: f.let, done: make(chan struct{}), cancel: cancel, ops: make(map[schema.ID]int)}
 	f.running = c
 	f.began(c)
 	go func() {
@@ -411,7 +424,7 @@ func (f *follower) full() bool {
 func (f *follower) isCancelled() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.halted == nil || f.halted.Commit != f.tip.commit {
+	if f.halted == nil || f.halted.Commit != f.let.commit {
 		return false
 	}
 	f.status.State, f.status.Error = "cancelled", "run "+f.halted.Run+" was cancelled: a new commit, or varan apply, goes on"
@@ -522,6 +535,9 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 	}
 	if f.kept != nil && err == nil {
 		s.State, s.Error = f.kept.state, f.kept.why
+	}
+	if f.waiting != "" {
+		s.State, s.Error = "waiting", f.waiting
 	}
 	if f.fetchErr != "" {
 		s.State, s.Error = "unreachable", f.fetchErr

@@ -74,7 +74,7 @@ func openLocal(ctx context.Context, src source, opts Options, folder bool) (*Loc
 		return nil, errors.Join(err, src.close())
 	}
 	l := &Local{view: v, folder: folder}
-	l.mirrors = &mirrors{opts: &opts, settings: opts.Settings, repos: make(map[string]*gitrepo.Repo)}
+	l.mirrors = &mirrors{opts: &opts, settings: opts.Settings, repos: make(map[repoKey]*gitrepo.Repo)}
 	l.s = newSyncer(RootName, &opts, &opts.Settings, src, l.mirrors, scope{paths: opts.Settings.Config.Path})
 	l.s.configure(opts.Settings.Config, opts.Settings.Compat)
 	l.s.here = !opts.whole

@@ -110,31 +110,25 @@ type mirrors struct {
 
 	mu       gosync.Mutex // guards below
 	settings Settings
-	repos    map[string]*gitrepo.Repo // by address and account
+	repos    map[repoKey]*gitrepo.Repo
 }
+
+type repoKey struct{ address, account string }
 
 // open gives the repository at an address, read with that account ("" = any whose credential covers it).
 // Paths on this machine are for the root sync alone.
 func (m *mirrors) open(addr gitrepo.Address, account string, root bool) (*gitrepo.Repo, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	key := addr.User + "@" + addr.String() + " " + account
+	key := repoKey{addr.User + "@" + addr.String(), account}
 	if r := m.repos[key]; r != nil {
 		return r, nil
 	}
-	creds := make([]gitrepo.Credential, 0, len(m.settings.GitAccounts))
-	for _, a := range m.settings.GitAccounts {
-		creds = append(creds, gitrepo.Credential{Scheme: a.Scheme, Host: a.Host, Path: a.Path, Username: a.Username,
-			Token: string(a.Token), SSHKey: string(a.SSHKey)})
+	opts, err := m.access(addr, account)
+	if err != nil {
+		return nil, err
 	}
-	cred := gitrepo.Pick(creds, addr, account)
-	if cred == nil && account != "" {
-		return nil, fmt.Errorf("no account %q for %s is in [[git_provider]]", account, addr)
-	}
-	opts := gitrepo.Options{
-		Credential: cred, KnownHosts: m.settings.KnownHosts, AllowLocal: root,
-		AllowHTTP: m.settings.AllowHTTP, AllowInternal: m.settings.AllowInternal,
-	}
+	opts.AllowLocal = root
 	if m.opts.DataDir != "" {
 		opts.Mirrors = path.Join(m.opts.DataDir, "mirrors")
 	}
@@ -146,12 +140,38 @@ func (m *mirrors) open(addr gitrepo.Address, account string, root bool) (*gitrep
 	return r, nil
 }
 
-// reload drops repositories whose credentials may have changed; they are opened again when needed.
+// access is how a repository is reached; m.mu is held.
+func (m *mirrors) access(addr gitrepo.Address, account string) (gitrepo.Options, error) {
+	creds := make([]gitrepo.Credential, 0, len(m.settings.GitAccounts))
+	for _, a := range m.settings.GitAccounts {
+		creds = append(creds, gitrepo.Credential{Scheme: a.Scheme, Host: a.Host, Path: a.Path, Username: a.Username,
+			Token: string(a.Token), SSHKey: string(a.SSHKey)})
+	}
+	cred := gitrepo.Pick(creds, addr, account)
+	if cred == nil && account != "" {
+		return gitrepo.Options{}, fmt.Errorf("no account %q for %s is in [[git_provider]]", account, addr)
+	}
+	return gitrepo.Options{
+		Credential: cred, KnownHosts: m.settings.KnownHosts,
+		AllowHTTP: m.settings.AllowHTTP, AllowInternal: m.settings.AllowInternal,
+	}, nil
+}
+
+// reload has every repository reached with the credentials and rules that count now. One that may be reached no longer
+// is dropped: opening it again says why.
 func (m *mirrors) reload(s Settings) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.settings = s
-	clear(m.repos) // those in use stay open until nobody reads from them
+	for key, r := range m.repos {
+		opts, err := m.access(r.Address(), key.account)
+		if err == nil {
+			err = r.Reach(opts)
+		}
+		if err != nil {
+			delete(m.repos, key) // those in use stay open until nobody reads from them
+		}
+	}
 }
 
 func (m *mirrors) close() error {

@@ -65,6 +65,7 @@ type syncer struct {
 	state    *plan.State
 	kept     *setBack
 	halted   *halt  // a person cancelled this commit's run
+	waiting  string // why the tip is not let through yet, "" = it is
 	diskErr  error  // why runs cannot be recorded, nil = they can
 	fetchErr string // why the source could not be read, "" = it could
 	backAt   string // the commit that back is about

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"time"
 
 	"github.com/varanhq/varan/plan/compose"
-	"github.com/varanhq/varan/sync/dial"
 	"github.com/varanhq/varan/sync/gitrepo/gittest"
 )
 
@@ -67,9 +65,9 @@ func remotes(t *testing.T, run func(t *testing.T, g *gittest.Repo, r *Repo)) {
 	})
 	t.Run("ssh", func(t *testing.T) {
 		g := gittest.New(t)
-		s := sshServer(t)
-		run(t, g, open(t, "ssh://"+s.user+"@"+s.addr+g.Bare, Options{Mirrors: t.TempDir(), KnownHosts: s.known,
-			Credential: &Credential{Scheme: "ssh", Host: s.addr, SSHKey: s.key}}))
+		s := gittest.SSH(t)
+		run(t, g, open(t, "ssh://"+s.User+"@"+s.Addr+g.Bare, Options{Mirrors: t.TempDir(), KnownHosts: s.Known,
+			Credential: &Credential{Scheme: "ssh", Host: s.Addr, SSHKey: s.Key}}))
 	})
 	t.Run("local bare", func(t *testing.T) {
 		g := gittest.New(t)
@@ -386,20 +384,20 @@ func TestAddresses(t *testing.T) {
 func TestSSHHostKeys(t *testing.T) {
 	g := gittest.New(t)
 	g.Push(map[string]string{"a.toml": "a"})
-	s := sshServer(t)
-	url := "ssh://" + s.user + "@" + s.addr + g.Bare
-	cred := &Credential{Scheme: "ssh", Host: s.addr, SSHKey: s.key}
+	s := gittest.SSH(t)
+	url := "ssh://" + s.User + "@" + s.Addr + g.Bare
+	cred := &Credential{Scheme: "ssh", Host: s.Addr, SSHKey: s.Key}
 	empty := filepath.Join(t.TempDir(), "known_hosts")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, err := open(t, url, Options{Credential: cred, KnownHosts: empty}).Fetch(t.Context(), "main")
-	if err == nil || !strings.Contains(err.Error(), s.line) {
-		t.Errorf("unknown host: got %v, want the line %q", err, s.line)
+	if err == nil || !strings.Contains(err.Error(), s.Line) {
+		t.Errorf("unknown host: got %v, want the line %q", err, s.Line)
 	}
-	other := sshServer(t)
-	host, _, _ := strings.Cut(s.line, " ")
-	_, key, _ := strings.Cut(other.line, " ")
+	other := gittest.SSH(t)
+	host, _, _ := strings.Cut(s.Line, " ")
+	_, key, _ := strings.Cut(other.Line, " ")
 	if err := os.WriteFile(empty, []byte(host+" "+key+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -407,16 +405,16 @@ func TestSSHHostKeys(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is not the one in") {
 		t.Errorf("another key: got %v", err)
 	}
-	_, err = open(t, url, Options{KnownHosts: s.known}).Fetch(t.Context(), "main")
+	_, err = open(t, url, Options{KnownHosts: s.Known}).Fetch(t.Context(), "main")
 	if !errors.Is(err, ErrAuth) {
 		t.Errorf("no key: got %v", err)
 	}
-	bad := &Credential{Scheme: "ssh", Host: s.addr, SSHKey: other.key}
-	_, err = open(t, url, Options{Credential: bad, KnownHosts: s.known}).Fetch(t.Context(), "main")
+	bad := &Credential{Scheme: "ssh", Host: s.Addr, SSHKey: other.Key}
+	_, err = open(t, url, Options{Credential: bad, KnownHosts: s.Known}).Fetch(t.Context(), "main")
 	if !errors.Is(err, ErrAuth) {
 		t.Errorf("wrong key: got %v", err)
 	}
-	_, err = open(t, "ssh://"+s.user+"@"+s.addr+"/no/such.git", Options{Credential: cred, KnownHosts: s.known}).Fetch(t.Context(), "main")
+	_, err = open(t, "ssh://"+s.User+"@"+s.Addr+"/no/such.git", Options{Credential: cred, KnownHosts: s.Known}).Fetch(t.Context(), "main")
 	if !errors.Is(err, ErrNotFound) {
 		t.Errorf("no such repository: got %v", err)
 	}
@@ -632,62 +630,4 @@ func TestFolder(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-}
-
-type sshd struct{ addr, user, key, known, line string }
-
-// sshServer runs the real sshd on a loopback port with keys of its own.
-func sshServer(t *testing.T) sshd {
-	t.Helper()
-	bin, err := exec.LookPath("/usr/sbin/sshd")
-	if err != nil {
-		t.Fatalf("openssh-server is needed: %v", err)
-	}
-	dir := t.TempDir()
-	run := func(name string, args ...string) string {
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v\n%s", name, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, "host"))
-	run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, "user"))
-	_ = os.MkdirAll("/run/sshd", 0o755) // sshd's own need when it starts as root
-	l := httptest.NewUnstartedServer(nil).Listener
-	addr := l.Addr().String()
-	_ = l.Close()
-	_, port, _ := strings.Cut(addr, ":")
-	cmd := exec.Command(bin, "-D", "-e", "-f", "/dev/null", "-p", port, "-h", filepath.Join(dir, "host"),
-		"-o", "ListenAddress=127.0.0.1", "-o", "AuthorizedKeysFile="+filepath.Join(dir, "user.pub"),
-		"-o", "StrictModes=no", "-o", "UsePAM=no", "-o", "PidFile=none", "-o", "PasswordAuthentication=no")
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	waitFor(t, func() bool {
-		c, err := dial.Dialer(true).DialContext(t.Context(), "tcp", addr)
-		if err != nil {
-			time.Sleep(20 * time.Millisecond)
-			return false
-		}
-		return c.Close() == nil
-	})
-	key, err := os.ReadFile(filepath.Join(dir, "user"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pub, err := os.ReadFile(filepath.Join(dir, "host.pub"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := strings.Fields(string(pub))
-	s := sshd{addr: addr, user: run("id", "-un"), key: string(key), known: filepath.Join(dir, "known"),
-		line: "[127.0.0.1]:" + port + " " + f[0] + " " + f[1]}
-	if err := os.WriteFile(s.known, []byte(s.line+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return s
 }

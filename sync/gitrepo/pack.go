@@ -27,7 +27,7 @@ func (r *Repo) Refs(ctx context.Context, names ...string) (map[string]string, er
 		}
 		return out, nil
 	}
-	talk, err := r.wire.open(ctx)
+	talk, err := r.remote().open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", r.addr, err)
 	}
@@ -46,7 +46,7 @@ func (r *Repo) Branches(ctx context.Context, prefix string) (map[string]string, 
 	if r.local != nil {
 		return out, nil
 	}
-	talk, err := r.wire.open(ctx)
+	talk, err := r.remote().open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", r.addr, err)
 	}
@@ -66,7 +66,7 @@ func (r *Repo) Pack(ctx context.Context, ref, commit string, w io.Writer, max in
 	if r.local != nil {
 		return fmt.Errorf("%w: %s: only a remote sends packs", ErrRefused, r.addr)
 	}
-	talk, err := r.wire.open(ctx)
+	talk, err := r.remote().open(ctx)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", r.addr, err)
 	}

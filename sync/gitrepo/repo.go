@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	gosync "sync"
+	"sync/atomic"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -35,8 +36,8 @@ type Options struct {
 type Repo struct {
 	addr  Address
 	opts  Options
-	wire  transport // nil for a local repository
-	dir   string    // of the mirror, or the local repository's Git folder; "" = memory
+	wire  atomic.Pointer[transport] // nil for a local repository
+	dir   string                    // of the mirror, or the local repository's Git folder; "" = memory
 	local *localGit
 
 	mu    gosync.Mutex // one fetch at a time; guards store and last
@@ -62,17 +63,9 @@ func Open(addr Address, opts Options) (*Repo, error) {
 		r.local, r.dir = l, l.gitDir
 		r.store = newStore(l.storage())
 		return r, nil
-	case "http":
-		if !opts.AllowHTTP {
-			return nil, fmt.Errorf("%w: %s: plain http needs allow_http = true in varan.toml", ErrRefused, addr)
-		}
-		fallthrough
-	case "https":
-		r.wire = newSmartHTTP(addr, opts.Credential, opts.AllowInternal, opts.Roots)
-	case "ssh":
-		r.wire = &sshRemote{addr: addr, cred: opts.Credential, knownHosts: opts.KnownHosts, dial: dial.Dialer(opts.AllowInternal)}
-	default:
-		return nil, fmt.Errorf("%w: scheme %q", ErrAddress, addr.Scheme)
+	}
+	if err := r.Reach(opts); err != nil {
+		return nil, err
 	}
 	if opts.Mirrors != "" {
 		sum := sha256.Sum256([]byte(addr.User + "@" + addr.String()))
@@ -89,13 +82,41 @@ func Open(addr Address, opts Options) (*Repo, error) {
 	return r, nil
 }
 
+// Reach changes how a remote is reached from the next conversation on: credential, known hosts and what is allowed.
+// It does nothing for a local repository.
+func (r *Repo) Reach(opts Options) error {
+	var wire transport
+	switch r.addr.Scheme {
+	case "file":
+		return nil
+	case "http":
+		if !opts.AllowHTTP {
+			return fmt.Errorf("%w: %s: plain http needs allow_http = true in varan.toml", ErrRefused, r.addr)
+		}
+		fallthrough
+	case "https":
+		wire = newSmartHTTP(r.addr, opts.Credential, opts.AllowInternal, opts.Roots)
+	case "ssh":
+		wire = &sshRemote{addr: r.addr, cred: opts.Credential, knownHosts: opts.KnownHosts, dial: dial.Dialer(opts.AllowInternal)}
+	default:
+		return fmt.Errorf("%w: scheme %q", ErrAddress, r.addr.Scheme)
+	}
+	if old := r.wire.Swap(&wire); old != nil {
+		(*old).close() // conversations under way end by themselves
+	}
+	return nil
+}
+
+// remote is how the remote is reached now.
+func (r *Repo) remote() transport { return *r.wire.Load() }
+
 // Address is where the repository is.
 func (r *Repo) Address() Address { return r.addr }
 
 // Close lets go of files and connections. Snapshots must not be used any more.
 func (r *Repo) Close() error {
-	if r.wire != nil {
-		r.wire.close()
+	if wire := r.wire.Load(); wire != nil {
+		(*wire).close()
 	}
 	return r.store.close()
 }
@@ -112,7 +133,7 @@ func (r *Repo) Tip(ctx context.Context, branch string) (Head, error) {
 	if r.local != nil {
 		return r.local.tip(branch)
 	}
-	talk, err := r.wire.open(ctx)
+	talk, err := r.remote().open(ctx)
 	if err != nil {
 		return Head{}, fmt.Errorf("ask %s: %w", r.addr, err)
 	}
@@ -147,7 +168,7 @@ func (r *Repo) Fetch(ctx context.Context, branch string) (*Snapshot, error) {
 }
 
 func (r *Repo) fetchRemote(ctx context.Context, branch string) (*Snapshot, error) {
-	talk, err := r.wire.open(ctx)
+	talk, err := r.remote().open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -274,7 +295,7 @@ func (r *Repo) deepen(ctx context.Context, branch string, until plumbing.Hash) e
 	if err != nil || len(cut) == 0 {
 		return err
 	}
-	talk, err := r.wire.open(ctx)
+	talk, err := r.remote().open(ctx)
 	if err != nil {
 		return err
 	}

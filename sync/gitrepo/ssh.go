@@ -115,7 +115,7 @@ func (t *sshRemote) hostKeys() (ssh.HostKeyCallback, []string, error) {
 			return fmt.Errorf("the host key of %s is not the one in %s (line %d): %s; someone may be in between, or the key was changed",
 				t.addr.authority(), ke.Want[0].Filename, ke.Want[0].Line, ssh.FingerprintSHA256(key))
 		}
-		return fmt.Errorf("the host key of %s is not known (%s); if it is the right one, add this line to the known_hosts file:\n%s",
+		return fmt.Errorf("the host key of %s is not known (%s); if it is the right one, add this line to the known_hosts file: %s",
 			t.addr.authority(), ssh.FingerprintSHA256(key), line)
 	}
 	return check, algorithms, nil
