@@ -493,6 +493,9 @@ func (d *Daemon) Cancel(_ context.Context, run string) error {
 			return nil
 		}
 	}
+	if run == "" {
+		return fmt.Errorf("no run goes on: %w", ErrUnknown)
+	}
 	return fmt.Errorf("no run %s goes on: %w", run, ErrUnknown)
 }
 

@@ -75,7 +75,7 @@ func fdOf(x any) (fd int, isTerminal bool) {
 // ask puts a question that only "yes" answers.
 func (sh *shell) ask(ctx context.Context, question string) (bool, error) {
 	if _, is := fdOf(sh.in); !is && sh.env["VARAN_TEST_STDIN"] == "" {
-		return false, errors.New("nobody is here to answer: add --yes to apply without asking")
+		return false, errors.New("nobody is here to answer: add --yes to go on without asking")
 	}
 	fmt.Fprint(sh.err, question+" ")
 	line := make(chan string, 1)

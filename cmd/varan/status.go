@@ -158,9 +158,8 @@ func resourceTable(rs []sync.ResourceStatus, all bool, t report.Terminal) string
 
 // causeDetail drops the fixed word before a cause's own words.
 func causeDetail(s string) string {
-	word, rest, ok := strings.Cut(s, " ")
-	if ok && strings.Trim(word, "abcdefghijklmnopqrstuvwxyz_") == "" && strings.Contains(word, "_") {
-		return rest
+	if _, rest, ok := strings.Cut(s, " "); ok {
+		return rest // the kind says the same in one word
 	}
 	return s
 }
