@@ -209,6 +209,9 @@ func (d *Desk) letters(ctx context.Context, k *kept) (out []*letter, settled fun
 		}
 		return nil, nil, nil // the config repository lies on no forge of ours
 	}
+	if k.Stage == sync.StageApplied && k.Run == "" && !k.Again && r.isFinal(k.Commit) {
+		return nil, nil, nil // looked at again after a restart: what was done stays told
+	}
 	status := forge.Status{Context: report.ApplyContext, Branch: r.w.Branch, URL: d.page(k.Run)}
 	switch k.Stage {
 	case sync.StageBroken:
@@ -227,7 +230,7 @@ func (d *Desk) letters(ctx context.Context, k *kept) (out []*letter, settled fun
 	status.Description = clip(status.Description, forge.MaxDescription)
 	main := &status
 	if !k.Again {
-		out, settled = r.settle(k.Commit, status)
+		out, settled = r.settle(k.Commit, status, k.Stage == sync.StageApplied)
 		main = out[len(out)-1].Status
 	}
 	if k.Stage == sync.StageWaiting || k.Stage == sync.StageApplying {

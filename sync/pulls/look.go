@@ -62,6 +62,7 @@ type ledger struct {
 	Used    []int64           `json:"used"`              // ids of comments that were taken as commands
 	Groups  map[string]string `json:"groups,omitempty"`  // merge-queue branches with the commit previewed and the basis
 	Pending []string          `json:"pending,omitempty"` // commits whose apply status is pending
+	Final   string            `json:"final,omitempty"`   // the commit that was applied and told last
 }
 
 const (
@@ -700,7 +701,7 @@ func (r *repository) commented(n int, body string, c forge.Comment) {
 
 // settle is the status of a commit, after the last word on older ones that were left pending: nothing stays so. That
 // they had it is noted by calling kept, when the letters are on disk.
-func (r *repository) settle(commit string, status forge.Status) (out []*letter, kept func() error) {
+func (r *repository) settle(commit string, status forge.Status, ended bool) (out []*letter, kept func() error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	domain := r.domain
@@ -715,16 +716,27 @@ func (r *repository) settle(commit string, status forge.Status) (out []*letter, 
 	if status.State == forge.Pending {
 		pending = []string{commit}
 	}
+	final := ""
+	if ended && status.State != forge.Pending {
+		final = commit
+	}
 	kept = func() error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if slices.Equal(pending, r.ledger.Pending) {
+		if slices.Equal(pending, r.ledger.Pending) && final == r.ledger.Final {
 			return nil
 		}
-		r.ledger.Pending = pending
+		r.ledger.Pending, r.ledger.Final = pending, final
 		return r.saveLedger()
 	}
 	return append(out, &letter{Domain: domain, Repo: r.repo, SHA: commit, Status: &status}), kept
+}
+
+// isFinal reports whether the outcome of a commit is the last one that was told.
+func (r *repository) isFinal(commit string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ledger.Final == commit
 }
 
 // mergedAs lists the pull requests that a commit of the branch brought in: the one merged as it, and those merged
@@ -808,6 +820,37 @@ func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, err
 	return l, r.tell(rec, asks, told)
 }
 
+// configSoon is config, waited for where it is only about to be watched: what was merged while nothing ran is planned
+// at once after the start.
+func (d *Desk) configSoon(ctx context.Context) (*repository, error) {
+	if len(d.domains()) == 0 {
+		return nil, nil
+	}
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-d.began:
+	}
+	for {
+		if r := d.config(); r != nil {
+			return r, nil
+		}
+		ours := false
+		for _, w := range d.daemon.Watched() {
+			_, on := d.forgeOf(w.Address)
+			ours = ours || w.Config && on
+		}
+		if !ours {
+			return nil, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(d.timing.Basis):
+		}
+	}
+}
+
 func (r *repository) anyOpen() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -834,12 +877,15 @@ func (r *repository) isPrivate(ctx context.Context) bool {
 // Surprises tells which risks of a commit's plan the pull requests it came by did not show: the daemon asks about
 // them. A commit that came without a pull request has none: nothing was shown before it.
 func (d *Desk) Surprises(ctx context.Context, commit string, risks []string) []string {
-	r := d.config()
-	if r == nil {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	r, err := d.configSoon(ctx)
+	switch {
+	case err != nil:
+		return risks
+	case r == nil:
+		return nil
+	}
 	numbers, err := r.mergedAs(ctx, commit, time.Now())
 	for tries := 0; err == nil && len(numbers) == 0 && tries < 3 && r.anyOpen(); tries++ { // the forge may tell of a merge a moment after Git does
 		select {

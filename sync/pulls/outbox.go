@@ -249,7 +249,7 @@ func givenUp(err error) bool {
 	return errors.Is(err, forge.ErrTooLong) || errors.Is(err, forge.ErrRefused) || errors.Is(err, forge.ErrNotCapable) || errors.Is(err, forge.ErrNotFound)
 }
 
-// send writes a letter, looking first where an earlier attempt may have done it.
+// send writes a letter, looking first where an earlier attempt, or an earlier process, may have done it.
 func (o *outbox) send(ctx context.Context, l *letter) error {
 	f, ok := o.forge(l.Domain)
 	if !ok {
@@ -259,8 +259,11 @@ func (o *outbox) send(ctx context.Context, l *letter) error {
 	if o.may != nil && !o.may() {
 		return errors.New("another daemon is the one that writes now")
 	}
-	again := l.Tried
-	if !again {
+	o.mu.Lock()
+	_, had := o.known[l.key()]
+	o.mu.Unlock()
+	again := l.Tried || !had
+	if !l.Tried {
 		l.Tried = true
 		o.mu.Lock()
 		cur := o.waiting[l.key()]
