@@ -83,6 +83,18 @@ func (s *syncer) enrol(r *reading, j job) {
 	}
 }
 
+// enrolNobody says that no agent is enrolled where the first commit that could be read has errors: agents that wait are
+// shown from then on, and their keys may be what is missing in it.
+func (s *syncer) enrolNobody(j job) {
+	if s.opts.Enrol == nil || s.here || j.look || s.keys != nil || s.good != nil {
+		return
+	}
+	s.keys = map[string]string{}
+	if err := s.opts.Enrol(s.keys); err != nil {
+		s.log.Error("agents cannot be let in", "err", err)
+	}
+}
+
 // enrolled lists the public keys of a Config's agents by server. This machine's own agent needs none.
 func enrolled(c *schema.Config, local string) map[string]string {
 	keys := make(map[string]string)

@@ -31,6 +31,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		return nil, nil, err
 	}
 	if r.broken() { // its author reads this; what was good goes on
+		s.enrolNobody(j)
 		if !s.setBack(v, "broken", "the commit has errors and is not applied", "") {
 			return s.brokenPlan(r), nil, nil // said before
 		}

@@ -12,7 +12,7 @@ const (
 	maxWaiting     = 100
 	maxWaitingEach = 10 // from one address, so that nobody alone fills the list
 	// waitingFor is how long a key is shown after its agent last asked; agents ask every few seconds.
-	waitingFor = 10 * time.Minute
+	waitingFor = time.Minute
 	maxClaim   = 64 // characters of a claimed name
 )
 

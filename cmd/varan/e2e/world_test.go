@@ -217,6 +217,17 @@ func (w *world) ids() map[string]string {
 	return ids
 }
 
+// named puts the world's id in the place of "ID", but into no public key.
+func (w *world) named(content string) string {
+	lines := strings.Split(content, "\n")
+	for i, l := range lines {
+		if !strings.Contains(l, "public_key") {
+			lines[i] = strings.ReplaceAll(l, "ID", w.id)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
 // write puts files into the config repository; "ID" in names and contents is the world's id. The
 // content "REMOVE" removes the file.
 func (w *world) write(files map[string]string) {
@@ -230,7 +241,7 @@ func (w *world) write(files map[string]string) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			w.t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(strings.ReplaceAll(content, "ID", w.id)), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(w.named(content)), 0o644); err != nil {
 			w.t.Fatal(err)
 		}
 	}
