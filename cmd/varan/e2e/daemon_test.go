@@ -475,7 +475,8 @@ func TestSurface(t *testing.T) {
 		{"POST", "/api/v1/pause", token, 200, ""},
 		{"POST", "/api/v1/plan", token, 200, `"steps"`},
 		{"GET", "/debug/pprof/", reader, 404, ""},
-		{"GET", "/", "", 404, ""},
+		{"GET", "/", "", 200, "/login"}, // the page says nothing but where to log in
+		{"GET", "/nothing", "", 404, ""},
 	} {
 		body := `{"reason":"x"}`
 		req, err := http.NewRequest(c.method, base+c.path, strings.NewReader(body))
@@ -487,6 +488,9 @@ func TestSurface(t *testing.T) {
 		must(t, err)
 		got, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
+		if c.token == "" && bytes.Contains(got, []byte(w.id)) {
+			t.Errorf("%s %s: the fleet's name is shown to everybody: %.300s", c.method, c.path, got)
+		}
 		if resp.StatusCode != c.code || !bytes.Contains(got, []byte(c.body)) {
 			t.Errorf("%s %s: %d %.300s, want %d %s", c.method, c.path, resp.StatusCode, got, c.code, c.body)
 		}

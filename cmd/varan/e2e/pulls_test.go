@@ -265,7 +265,8 @@ func pullStory(t *testing.T, kind forge.Kind, hooks bool) {
 	}
 
 	// A container that fails: the cause stands at the commit and in the comment.
-	head = h.push("ann", "bad", map[string]string{"b.toml": strings.Replace(one("b"), `command = "sleep 2147483647"`, `command = "false"`, 1)})
+	failing := strings.NewReplacer(`command = "sleep 2147483647"`, `command = "false"`, `settle = "0s"`, `settle = "2s"`).Replace(one("b"))
+	head = h.push("ann", "bad", map[string]string{"b.toml": failing})
 	bad := h.pull("ann", "bad")
 	h.told(limit, head, "varan/plan", "success", h.comment(bad, "1 recreate"))
 	merged, err = h.infra.Merge(bad, "bob", forgetest.Squash)
