@@ -1,7 +1,8 @@
 // Package fleet reaches agents over NATS: the Fleet that apply asks.
 //
-// In: the fleet's key, which agent stands for which server, observations and ops. Out: signed and sealed messages
-// to agents, their states, outcomes and progress, the names of servers that say they changed, and JetStream for the
-// journal. The NATS server is inside the daemon and, without a listener, reachable only from its own process. It
-// knows no op's meaning. It imports apply, plan, agent/protocol and its wire format. Start at [Start].
+// In: the fleet's key, which agent stands for which server, connections of agents, observations and ops. Out: signed
+// and sealed messages to agents, their states, outcomes and progress, the names of servers that say they changed, who
+// is connected and who waits to be enrolled, and JetStream for the journal. The NATS server is inside the daemon and
+// listens nowhere; the gate before it speaks TLS and WebSocket with agents on other hosts. It knows no op's meaning. It
+// imports apply, plan, agent/protocol and its wire format. Start at [Start].
 package fleet
