@@ -36,12 +36,15 @@ const (
 type Options struct {
 	MaxBytes int64         // 128 MiB
 	MaxAge   time.Duration // 90 days
+	Patience time.Duration // how long the disk may take to write an entry: 30 s
 }
 
 // A Journal is an apply.Journal on disk. Its methods may be called side by side.
 type Journal struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream
+
+	patience time.Duration
 
 	mu      sync.Mutex // guards below, and keeps entries in order
 	pending []jetstream.PubAckFuture
@@ -69,7 +72,7 @@ func Open(ctx context.Context, js jetstream.JetStream, opts Options) (*Journal, 
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	j := &Journal{js: js, stream: stream, byID: make(map[string]*head)}
+	j := &Journal{js: js, stream: stream, patience: cmp.Or(opts.Patience, ackTimeout), byID: make(map[string]*head)}
 	for _, kind := range []apply.EntryKind{apply.EntryStarted, apply.EntryCascades, apply.EntryFinished} {
 		if err := j.scan(ctx, "run.*."+string(kind), func(seq uint64, e apply.Entry) { j.index(seq, e) }); err != nil {
 			return nil, fmt.Errorf("open journal: %w", err)
@@ -112,7 +115,7 @@ func (j *Journal) Append(ctx context.Context, e apply.Entry) (err error) {
 		if last := i == len(parts)-1; !last {
 			msg.Header = nats.Header{partOf: []string{e.Run}}
 		} else if e.Kind == apply.EntryStarted || e.Kind == apply.EntryFinished {
-			ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+			ctx, cancel := context.WithTimeout(ctx, j.patience)
 			defer cancel()
 			ack, err := j.js.PublishMsg(ctx, msg)
 			if err != nil {

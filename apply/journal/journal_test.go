@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -140,6 +142,73 @@ func TestSurvivesKill(t *testing.T) {
 	}
 	if r.Outcomes["op1"].Status != protocol.Done {
 		t.Errorf("outcomes = %v", r.Outcomes)
+	}
+}
+
+// TestFullDisk: an entry that finds the disk full is an error, JetStream gives up, and is opened again when there is
+// space; what was written before is there.
+func TestFullDisk(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("a small file system is mounted by root alone")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size=4m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	hub, _, err := start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(hub.Close)
+	ctx := t.Context()
+	j, err := journal.Open(ctx, hub.JetStream(), journal.Options{Patience: 3 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(run string) (err error) {
+		for _, e := range entries(run) {
+			err = errors.Join(err, j.Append(ctx, e))
+		}
+		return err
+	}
+	if err := put("before"); err != nil {
+		t.Fatal(err)
+	}
+	filler := filepath.Join(dir, "filler")
+	f, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := 1 << 20; size > 0; {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+	f.Close()
+	full := false
+	for i := 0; i < 50 && !full; i++ { // the last block may have room
+		full = put(fmt.Sprint("full", i)) != nil
+	}
+	if !full || !j.Failed() {
+		t.Fatalf("written to a full disk: failed %v", j.Failed())
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // it does no harm where all is well
+		if err := hub.ReopenJournal(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.Mended()
+	if err := put("after"); err != nil || j.Failed() || !hub.JournalIsOpen() {
+		t.Fatalf("after: %v, failed %v", err, j.Failed())
+	}
+	for _, run := range []string{"before", "after"} {
+		if r, err := j.Run(ctx, run); err != nil || r.Status != apply.StatusDone {
+			t.Errorf("%s: %+v, %v", run, r, err)
+		}
 	}
 }
 
