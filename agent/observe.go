@@ -59,6 +59,7 @@ func (a *Agent) Observe(ctx context.Context, q protocol.Observe) protocol.Observ
 		return out
 	}
 	a.mended(ctx)
+	busy := a.underWay() // before the list: an op that ends in between is told of, and looked at again
 	list, err := a.api.ContainerList(ctx, docker.ListOptions{All: true})
 	if err != nil {
 		out.Error = fmt.Sprintf("the Docker engine at %s does not answer: %v", a.api.DaemonHost(), err)
@@ -73,6 +74,7 @@ func (a *Agent) Observe(ctx context.Context, q protocol.Observe) protocol.Observ
 	}
 	slices.SortFunc(s.Containers, func(x, y plan.Container) int { return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.ID, y.ID)) })
 	a.forget(alive)
+	s.Busy = busy
 	s.Holds = a.ledger.serverHolds()
 	a.ledger.all(func(r *record) {
 		if r.Entry != nil {
@@ -122,6 +124,26 @@ func (a *Agent) mended(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// underWay lists the resources that ops work on, or are about to.
+func (a *Agent) underWay() []schema.ID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []schema.ID
+	for _, t := range a.tasks {
+		switch t.op.Verb {
+		case protocol.Await, protocol.SetHold, protocol.Prune:
+			continue
+		}
+		select {
+		case <-t.done:
+		default:
+			out = append(out, t.op.Resource)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func (a *Agent) forget(alive map[string]bool) {

@@ -93,7 +93,16 @@ func (m *maker) reach(n *node) bool {
 		n.stop(Unknown, Unreachable, "server %s: %s", n.server, n.host.Unreachable)
 		return false
 	}
+	if n.busy() {
+		n.stop(Unknown, UnderWay, "what an earlier run began is still under way on %s; it is looked at again when that is over", n.server)
+		return false
+	}
 	return true
+}
+
+// busy reports whether an op is under way on the resource.
+func (n *node) busy() bool {
+	return len(n.host.Busy) > 0 && (slices.Contains(n.host.Busy, cmp.Or(n.of, n.id)) || n.wasID != "" && slices.Contains(n.host.Busy, n.wasID))
 }
 
 // own finds what of the resource stands on its server: its labelled objects, those its ledger entry

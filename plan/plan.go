@@ -107,8 +107,9 @@ const (
 	Invalid         CauseKind = "invalid"   // its files or their consequences are refused; see the diagnostics
 	WaitsFor        CauseKind = "waits_for" // what it comes after cannot be changed now
 	ServerDisabled  CauseKind = "server_disabled"
-	Moved           CauseKind = "moved"   // to another server
-	Renamed         CauseKind = "renamed" // was: takes over the objects of its former name
+	UnderWay        CauseKind = "under_way" // an op of an earlier run still works on it
+	Moved           CauseKind = "moved"     // to another server
+	Renamed         CauseKind = "renamed"   // was: takes over the objects of its former name
 	Adopted         CauseKind = "adopted"
 	OwnContainer    CauseKind = "self" // varan runs in it
 )

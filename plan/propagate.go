@@ -17,6 +17,10 @@ func (m *maker) propagate(i int32, g *graph) {
 		g.wave[i] = max(g.wave[i], wave)
 	}
 	if n.res == nil {
+		if n.step.Action == Remove && n.busy() {
+			n.step.Services, n.step.Action = nil, None
+			n.because(UnderWay, "what an earlier run began is still under way")
+		}
 		if m.moves(n) {
 			m.keepBehind(n)
 		}

@@ -23,6 +23,9 @@ type ServerState struct {
 	// Facts answers the questions asked with the observation, per resource.
 	Facts map[schema.ID]*Facts `json:"facts,omitempty"`
 	Self  string               `json:"self,omitempty"` // the container the agent runs in: never stopped
+	// Busy are the resources on which an op is under way that an earlier run began: nothing is decided about them until
+	// it has ended, which the agent tells. Sorted.
+	Busy []schema.ID `json:"busy,omitempty"`
 	// Engine is the Docker engine's identity: two servers that name the same one are one machine. "" = not told.
 	Engine string `json:"engine,omitempty"`
 }

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/docker/docker/api/types/container"
 )
 
 // on is a deployment on a server, at a version.
@@ -30,6 +28,7 @@ func TestFleet(t *testing.T) {
 	f := newFleet(t, "h1", "h2", "h3")
 	f.write(map[string]string{"a.toml": ""})
 	f.commit("empty")
+	f.configure("delete = true\n")
 	d := f.daemon()
 	f.enrol()
 
@@ -43,6 +42,7 @@ func TestFleet(t *testing.T) {
 	}
 	t.Run("a link cut for good", func(t *testing.T) { f.in(t).cutForGood() })
 	t.Run("killed at random moments", func(t *testing.T) { d = f.in(t).killed(d) })
+	t.Run("the daemon is killed while an agent works on", func(t *testing.T) { d = f.in(t).outlived(d) })
 	t.Run("the data directory is deleted", func(t *testing.T) { d = f.in(t).amnesia(d) })
 	d.stop()
 }
@@ -114,8 +114,6 @@ func (f *aFleet) logs() {
 	f.write(map[string]string{"p.toml": "REMOVE"})
 	f.commit("no printer")
 	f.settled()
-	ctx := context.Background()
-	_ = f.hosts["h2"].docker.ContainerRemove(ctx, f.id+"-p", container.RemoveOptions{Force: true})
 }
 
 func (f *aFleet) failure() {
@@ -145,11 +143,6 @@ func (f *aFleet) failure() {
 }
 
 func (f *aFleet) moves() {
-	f.configure("delete = true\n")
-	f.eventually("varan.toml is read again", 10*time.Second, func() (bool, string) {
-		data, _ := os.ReadFile(filepath.Join(f.dir, "serve.log"))
-		return strings.Contains(string(data), "settings read again"), string(data)
-	})
 	f.deploy(strings.Replace(chain("v3"), `server = "h3"`, `server = "h1"`, 1)) // c
 	f.eventually("c runs on h1 and nowhere else", time.Minute, func() (bool, string) {
 		now := f.running()
@@ -283,6 +276,28 @@ func (f *aFleet) killed(d *daemon) *daemon {
 	return d
 }
 
+// outlived: an agent goes on with its op while the daemon is gone, and the next daemon does not ask for the same again.
+func (f *aFleet) outlived(d *daemon) *daemon {
+	slow := func(version string) string {
+		before, rest, _ := strings.Cut(six(version), healthyAfter(2, on("h2", "c", version)))
+		return before + strings.Replace(on("h2", "c", version), `extra_args = ["--stop-signal", "SIGKILL"]`, "termination_timeout = 6", 1) + rest
+	}
+	f.reset(slow("v0"), "v0", 6)
+	start := f.deploy(slow("v1"))
+	h := f.hosts["h2"]
+	f.eventually("the old container is being stopped", 30*time.Second, func() (bool, string) {
+		_, begun := h.containers(true)[f.id+"-c.varan-new"]
+		return begun, h.names()
+	})
+	d.kill()
+	d = f.whole.daemon()
+	f.at("v1", 6, time.Minute)
+	f.settled()
+	f.empty()
+	f.onceEach(start)
+	return d
+}
+
 // empty fails unless the daemon's plan changes nothing.
 func (f *aFleet) empty() {
 	f.t.Helper()
@@ -330,7 +345,8 @@ func TestEnrolment(t *testing.T) {
 		r := f.varan("status")
 		return strings.Contains(r.stdout, "agents that wait") && strings.Contains(r.stdout, "calls itself web2"), r.stdout
 	})
-	f.write(map[string]string{"web2.toml": toml + healthyAfter(0.2, on("web2", "app", "v1"))})
+	f.keys("web2.toml", toml)
+	f.write(map[string]string{"app.toml": healthyAfter(0.2, on("web2", "app", "v1"))})
 	f.commit("enrol web2, and an app on it")
 	f.at("v1", 1, 45*time.Second)
 	f.settled()
@@ -346,7 +362,7 @@ func TestEnrolment(t *testing.T) {
 	}
 
 	// Taking the key out of Git locks it out, and what runs there goes on.
-	f.write(map[string]string{"web2.toml": strings.Replace(healthyAfter(0.2, on("web2", "app", "v1")), "ID", f.id, -1) + "[[server]]\nname = \"web2\"\n"})
+	f.write(map[string]string{"web2.toml": "[[server]]\nname = \"web2\"\n"})
 	f.commit("lock web2 out")
 	f.eventually("web2 is locked out", 30*time.Second, func() (bool, string) {
 		r := f.varan("status")
