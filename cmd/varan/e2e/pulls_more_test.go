@@ -398,6 +398,9 @@ func TestPullApp(t *testing.T) {
 	}
 	base := h.push("ann", "main", map[string]string{"a.toml": one("a"), "shop.toml": fmt.Sprintf(
 		"[[stack]]\nname = \"ID-shop\"\ndeploy = true\n[stack.config]\ngit_provider = %q\ngit_https = false\nrepo = \"acme/shop.git\"\nenvironment = \"ELSEWHERE = canary-of-infra\"\n", h.forge.Domain())})
+	if r := h.varan("forge", "check", "acme/infra", "acme/shop"); r.exit != 0 || !strings.Contains(r.stdout, "acme/shop") || strings.Contains(r.stdout, "✗") {
+		t.Errorf("varan forge check: exit %d\n%s%s", r.exit, r.stdout, r.stderr)
+	}
 	h.serveForge()
 	h.told(60*time.Second, base, "varan/apply", "success", nil)
 	head, err := shop.Push("ann", "feature", file("after"))
