@@ -105,6 +105,40 @@ func TestBrokenComposeFileIsABrokenCommit(t *testing.T) {
 	}
 }
 
+// TestApprovedAndChanged: where the plan made now is not the approved one, nothing is applied, and the new one is told
+// and may be approved.
+func TestApprovedAndChanged(t *testing.T) {
+	w := follow(t, func(o *Options) { o.Settings.Config.Apply = "manual" })
+	first := w.git.Push(map[string]string{"a.toml": deployment("a", "1")})
+	w.start()
+	if err := w.Approve(t.Context(), w.rep.next().Plan.Digest, "ann"); err != nil {
+		t.Fatal(err)
+	}
+	w.rep.applied(first)
+	second := w.git.Push(map[string]string{"b.toml": deployment("b", "1") + deployment("c", "1")})
+	old := w.rep.next()
+	w.host.mu.Lock()
+	w.host.holds = append(w.host.holds, plan.Hold{Resource: "deployment/c", Kind: plan.HoldUser})
+	w.host.mu.Unlock()
+	if err := w.Approve(t.Context(), old.Plan.Digest, "ann"); !errors.Is(err, ErrChanged) {
+		t.Fatalf("it ended with %v", err)
+	}
+	if got := w.host.names(); got != "a" {
+		t.Errorf("applied: %q", got)
+	}
+	fresh := w.rep.next()
+	if fresh.Stage != StagePlanned || fresh.Plan.Digest == old.Plan.Digest || !strings.Contains(strings.Join(fresh.Plan.Asks, " "), "no longer the plan") {
+		t.Fatalf("got %s %v", fresh.Stage, fresh.Plan.Asks)
+	}
+	if err := w.Approve(t.Context(), fresh.Plan.Digest, "ann"); err != nil {
+		t.Fatal(err)
+	}
+	w.rep.applied(second)
+	if got := w.host.names(); got != "a b" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestRewrittenBranch(t *testing.T) {
 	w := follow(t, func(o *Options) { o.Timing.Rewritten = 2 * time.Second })
 	first := w.git.Push(map[string]string{"a.toml": deployment("a", "1")})
