@@ -156,3 +156,20 @@ func TestClosedGiveWay(t *testing.T) {
 	s.open(1, "one", some(plan.Create))
 	s.until("told", func() bool { return s.forge.body(1) != "" })
 }
+
+// TestLaggingForge: a forge that does not know a commit yet is asked again.
+func TestLaggingForge(t *testing.T) {
+	s := newScene(t)
+	s.change = func(o *Options) { o.Timing.Retry = 100 * time.Millisecond }
+	s.start()
+	s.until("it is watched", func() bool { return s.config() != nil })
+	s.forge.mu.Lock()
+	s.forge.down = fmt.Errorf("no such commit: %w", forge.ErrNotFound)
+	s.forge.mu.Unlock()
+	s.Report(t.Context(), applied("merged", apply.StatusDone))
+	s.until("it was tried", func() bool { return len(s.Trouble()) > 0 })
+	s.forge.mu.Lock()
+	s.forge.down = nil
+	s.forge.mu.Unlock()
+	s.until("told", func() bool { return s.status("merged", "varan/apply").State == forge.Success })
+}

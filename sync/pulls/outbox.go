@@ -38,6 +38,8 @@ type letter struct {
 
 	// Tried: an attempt was begun, and whether it was done is not known.
 	Tried bool `json:"tried,omitempty"`
+	// Misses counts how often the forge did not know what it is about.
+	Misses int `json:"misses,omitempty"`
 }
 
 func (l *letter) key() string {
@@ -53,7 +55,7 @@ func (l *letter) key() string {
 // content names what it says, to know the same letter again.
 func (l *letter) content() string {
 	c := *l
-	c.Seq, c.Tried = 0, false
+	c.Seq, c.Tried, c.Misses = 0, false, 0
 	if l.Status != nil { // another link alone is not worth a write
 		s := *l.Status
 		s.URL = ""
@@ -71,6 +73,7 @@ func (l *letter) content() string {
 const (
 	maxLetters = 5000 // waiting for forges that do not answer
 	maxSent    = 5000 // known not to need sending again
+	maxMisses  = 3    // then the forge is believed that there is no such thing
 )
 
 // An outbox keeps letters on disk until they are sent.
@@ -279,6 +282,9 @@ func (o *outbox) send(ctx context.Context, l *letter) error {
 		}
 	}
 	err := o.write(ctx, f, l, again)
+	if errors.Is(err, forge.ErrNotFound) && l.Misses < maxMisses { // a replica that lags, a credential being changed
+		return errors.Join(err, o.later(l))
+	}
 	if err != nil && givenUp(err) {
 		o.log.ErrorContext(ctx, "the forge does not take it", "forge", l.Domain, "repo", l.Repo.String(), "err", err)
 		err = nil
@@ -287,6 +293,20 @@ func (o *outbox) send(ctx context.Context, l *letter) error {
 		return err
 	}
 	return o.over(l, false)
+}
+
+// later puts a letter behind the others.
+func (o *outbox) later(l *letter) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	cur := o.waiting[l.key()]
+	if cur == nil || cur.Seq != l.Seq {
+		return nil
+	}
+	o.seq++
+	cur.Seq = o.seq
+	cur.Misses++
+	return store(o.path(cur), cur)
 }
 
 func (o *outbox) write(ctx context.Context, f Forge, l *letter, again bool) error {
