@@ -93,7 +93,7 @@ func TestDeadServersDelayNobody(t *testing.T) {
 	one := time.Since(alone)
 	began := time.Now()
 	st := apply.Observe(t.Context(), hub, append(names, "web1"), nil)
-	if took := time.Since(began); took > one+200*time.Millisecond {
+	if took := time.Since(began); took > one+2*time.Second { // one that waited would take 100 times a time-out
 		t.Errorf("with 100 dead servers an observation took %s, without %s", took, one)
 	}
 	if s := st.Servers["web1"]; s.Unreachable != "" {
