@@ -302,9 +302,7 @@ func TestPullApproval(t *testing.T) {
 	if len(h.containers(true)) > 0 {
 		t.Errorf("applied without an approval: %s", h.names())
 	}
-	if _, err := h.infra.Say(n, "bob", "/varan apply"); err != nil {
-		t.Fatal(err)
-	}
+	h.say(n, "bob", "/varan apply")
 	h.told(30*time.Second, merged, "varan/apply", "success", h.comment(n, "✅", "bob"))
 	if _, ok := h.ids()[h.id+"-a"]; !ok {
 		t.Errorf("not running: %s", h.names())
