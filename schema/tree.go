@@ -211,6 +211,7 @@ func (s *source) syntaxError(err error) *Diagnostic {
 		if i := bytes.IndexAny(s.text[from:from+d.Length], "\r\n"); i >= 0 {
 			d.Length = i
 		}
+		d.Length = s.fit(d.Pos, d.Length)
 	}
 	msg := pe.Message
 	if msg == "" {
@@ -224,11 +225,21 @@ func (s *source) syntaxError(err error) *Diagnostic {
 		msg = "key " + rest
 	}
 	if s.unclosed >= 0 && strings.Contains(msg, "EOF") {
-		d.Pos, d.Length, d.Message = s.pos(s.unclosed), 3, "not valid TOML: the string that begins here has no end"
+		d.Pos, d.Message = s.pos(s.unclosed), "not valid TOML: the string that begins here has no end"
+		d.Length = s.fit(d.Pos, 3)
 		return d
 	}
 	d.Message, d.Hint = "not valid TOML: "+msg, syntaxHint(msg)
 	return d
+}
+
+// fit cuts a length to what is left of the line.
+func (s *source) fit(p Pos, n int) int {
+	end := s.size
+	if p.Line < len(s.lines) {
+		end = s.lines[p.Line] - 1
+	}
+	return max(0, min(n, end-(s.lines[p.Line-1]+p.Column-1)))
 }
 
 // syntaxHint helps with the mistakes people make most.
