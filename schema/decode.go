@@ -91,7 +91,8 @@ func (d *decoder) place(n *node, key bool) (Pos, int) {
 			}
 		}
 	}
-	return d.src.pos(off), length
+	pos := d.src.pos(off)
+	return pos, d.src.fit(pos, d.src.written(off+length)-d.src.written(off))
 }
 
 func (d *decoder) errorf(n *node, format string, args ...any) {

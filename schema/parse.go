@@ -276,6 +276,9 @@ func parseFile(f File, compat Compat) *parsedFile {
 			}
 		}
 	}
+	for i := range d.diags { // a mark ends with its line, whatever it marks
+		d.diags[i].Length = src.fit(d.diags[i].Pos, d.diags[i].Length)
+	}
 	out.diags = d.diags
 	return out
 }

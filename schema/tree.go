@@ -235,6 +235,9 @@ func (s *source) syntaxError(err error) *Diagnostic {
 
 // fit cuts a length to what is left of the line.
 func (s *source) fit(p Pos, n int) int {
+	if p.Line < 1 || p.Line > len(s.lines) {
+		return 0
+	}
 	end := s.size
 	if p.Line < len(s.lines) {
 		end = s.lines[p.Line] - 1
