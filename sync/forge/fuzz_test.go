@@ -32,6 +32,11 @@ func FuzzAnswers(f *testing.F) {
 			f.Add(kind, 422, "", body)
 		}
 	}
+	for kind := range 3 {
+		for _, link := range []string{`<x>;`, `;`, `<http://x>; rel`, `<http://x/?a;b>; rel="next"`, `<http://x>; rel=,;`} {
+			f.Add(kind, 200, link, `[]`)
+		}
+	}
 	var answer atomic.Value // func(http.ResponseWriter)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		answer.Load().(func(http.ResponseWriter))(w)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	gosync "sync"
@@ -143,6 +144,9 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	res.Body = &bounded{ReadCloser: res.Body, left: maxAnswer}
+	if links := res.Header.Values("Link"); len(links) > 0 {
+		res.Header.Set("Link", wellFormed(strings.Join(links, ",")))
+	}
 	if g.h.ours(req.URL) {
 		if err := g.h.gate.learn(res, time.Now()); err != nil {
 			_ = res.Body.Close()
@@ -150,6 +154,20 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	return res, nil
+}
+
+// aLink is one entry of a Link header as the three forges write it (RFC 8288): <URL>; rel="next".
+var aLink = regexp.MustCompile(`^\s*<[^<>;\s]+>(\s*;\s*[a-z]+="?[^";,]*"?)+\s*$`)
+
+// wellFormed leaves out what is no link: GitLab's client panics on a parameter without a value.
+func wellFormed(links string) string {
+	var keep []string
+	for entry := range strings.SplitSeq(links, ",") {
+		if aLink.MatchString(entry) {
+			keep = append(keep, entry)
+		}
+	}
+	return strings.Join(keep, ",")
 }
 
 func read(req *http.Request) bool {

@@ -301,7 +301,11 @@ func (f *aFleet) outlived(d *daemon) *daemon {
 // empty fails unless the daemon's plan changes nothing.
 func (f *aFleet) empty() {
 	f.t.Helper()
-	r := f.varan("plan", "--detailed-exitcode", f.repo)
+	var r ran
+	f.eventually("every agent is back", time.Minute, func() (bool, string) { // an agent that was killed may still be on its way
+		r = f.varan("plan", "--detailed-exitcode", f.repo)
+		return !strings.Contains(r.stdout, "is unreachable"), r.stdout
+	})
 	if r.exit != 0 {
 		f.t.Errorf("the plan is not empty: exit %d\n%s%s", r.exit, r.stdout, r.stderr)
 	}
