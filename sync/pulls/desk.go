@@ -197,16 +197,19 @@ func (d *Desk) Run(ctx context.Context, daemon Daemon) error {
 		g.Go(func() error { return d.out.run(ctx, domain) })
 	}
 	g.Go(func() error { return d.deliver(ctx) })
+	if len(d.forges) == 0 {
+		return g.Wait()
+	}
 	g.Go(func() error {
 		tick := time.NewTicker(d.timing.Basis)
 		defer tick.Stop()
-		last := "-"
+		last, looked := "-", time.Time{}
 		for {
 			d.mu.Lock()
 			none := len(d.repos) == 0 // also a base that cannot be planned has a branch and pull requests
 			d.mu.Unlock()
-			if basis, _ := daemon.Basis(); basis != last || none {
-				last = basis
+			if basis, _ := daemon.Basis(); basis != last || none && time.Since(looked) > 5*d.timing.Basis {
+				last, looked = basis, time.Now()
 				d.watch(ctx, g)
 				d.mu.Lock()
 				d.watched = d.watched || basis != ""
