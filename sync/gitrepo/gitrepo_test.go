@@ -170,8 +170,8 @@ func TestMissing(t *testing.T) {
 		g.Git("push", "-q", "origin", "HEAD:other")
 		gittest.Git(t, g.Bare, "symbolic-ref", "HEAD", "refs/heads/other")
 		g.Git("push", "-q", "origin", ":main")
-		if _, err := r.Fetch(t.Context(), "main"); !errors.Is(err, ErrNoBranch) {
-			t.Errorf("deleted branch: got %v, want ErrNoBranch", err)
+		if _, err := r.Fetch(t.Context(), "main"); !errors.Is(err, ErrNoBranch) || !strings.Contains(err.Error(), `it has "other"`) {
+			t.Errorf("deleted branch: got %v, want ErrNoBranch that names the other", err)
 		}
 		if s, err := r.Fetch(t.Context(), ""); err != nil || s.Branch != "other" {
 			t.Errorf("default branch: got %+v, %v", s, err)

@@ -108,12 +108,30 @@ func localTip(st *store, path, branch string) (Head, error) {
 		if tips, terr := st.tips(); terr == nil && len(tips) == 0 {
 			return Head{}, fmt.Errorf("read %s: %w", path, ErrEmpty)
 		}
-		return Head{}, fmt.Errorf("read %s: %w: %q", path, ErrNoBranch, branch)
+		return Head{}, fmt.Errorf("read %s: %w", path, noBranch(branch, st.branches()))
 	}
 	if err != nil {
 		return Head{}, fmt.Errorf("read %s: %w", path, err)
 	}
 	return Head{Branch: branch, Commit: ref.Hash().String()}, nil
+}
+
+// branches are the names of those that are there; none when they cannot be read.
+func (st *store) branches() []string {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	iter, err := st.git.IterReferences()
+	if err != nil {
+		return nil
+	}
+	var out []string
+	_ = iter.ForEach(func(r *plumbing.Reference) error {
+		if r.Name().IsBranch() {
+			out = append(out, r.Name().Short())
+		}
+		return nil
+	})
+	return out
 }
 
 // localHead is the branch that is checked out, "" when none is.

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
@@ -152,7 +155,31 @@ func resolve(refs *packp.AdvRefs, branch string) (string, plumbing.Hash, error) 
 			return branch, h, nil
 		}
 	}
-	return branch, plumbing.ZeroHash, fmt.Errorf("%w: %q", ErrNoBranch, branch)
+	var has []string
+	for name := range refs.References {
+		if b, ok := cutPrefix(name, "refs/heads/"); ok {
+			has = append(has, b)
+		}
+	}
+	return branch, plumbing.ZeroHash, noBranch(branch, has)
+}
+
+// noBranch names the branches that are there, as someone whose main branch has another name needs them.
+func noBranch(branch string, has []string) error {
+	const few = 3
+	slices.Sort(has)
+	there := "it has none"
+	if n := len(has); n > 0 {
+		var names []string
+		for _, b := range has[:min(n, few)] {
+			names = append(names, strconv.Quote(b))
+		}
+		there = "it has " + strings.Join(names, ", ")
+		if n > few {
+			there += fmt.Sprintf(" and %d more", n-few)
+		}
+	}
+	return fmt.Errorf("%w: %q (%s): --branch, or branch in varan.toml, says which to follow", ErrNoBranch, branch, there)
 }
 
 func cutPrefix(s, prefix string) (string, bool) {

@@ -89,7 +89,7 @@ func TestRemoteHTTPS(t *testing.T) {
 	}{
 		{"401", "401", func() { broken.Store(401) }, func() { broken.Store(0) }},
 		{"404", "404", func() { broken.Store(404) }, func() { broken.Store(0) }},
-		{"deleted branch", "no such branch", func() {
+		{"deleted branch", `no such branch: "main" (it has "other")`, func() {
 			g.Git("push", "-q", "origin", "HEAD:other")
 			gittest.Git(t, bare, "symbolic-ref", "HEAD", "refs/heads/other")
 			g.Git("push", "-q", "origin", ":main")
