@@ -85,6 +85,46 @@ func TestBrokenCommitKeepsTheGoodOne(t *testing.T) {
 	})
 }
 
+// TestBrokenBeforeTheStart: a daemon that starts while the newest commit is broken looks after the one applied last,
+// lets its agents in, and can preview what mends the branch.
+func TestBrokenBeforeTheStart(t *testing.T) {
+	enrolled := make(chan map[string]string, 10)
+	w := follow(t, func(o *Options) {
+		o.Enrol = func(keys map[string]string) error { enrolled <- keys; return nil }
+	})
+	here := func(name string) string {
+		return strings.Replace(deployment(name, "1"), "[deployment.config]\n", "[deployment.config]\nserver = \"local\"\n", 1)
+	}
+	good := w.git.Push(map[string]string{"a.toml": here("a"), "srv.toml": "[[server]]\nname = \"far\"\n[server.config]\nenabled = false\npublic_key = \"UAXBPYXGBVKVPRNXWEZRZJ7NK2CRGRHRWMXEEIBYXXWWRRH3OQSPR2CF\"\n[[server]]\nname = \"local\"\n[server.config]\naddress = \"local\"\n"})
+	w.start()
+	w.rep.applied(good)
+	<-enrolled
+	w.stop()
+	broken := w.git.Push(map[string]string{"b.toml": "[[stak]]\nname = 1\n"})
+	w.start()
+	if r := w.rep.next(); r.Stage != StageBroken || r.Commit != broken {
+		t.Fatalf("got %s of %s", r.Stage, r.Commit)
+	}
+	if keys := <-enrolled; keys["far"] == "" {
+		t.Errorf("enrolled: %v", keys)
+	}
+	if basis, commit := w.Basis(); basis == "" || commit != good {
+		t.Errorf("previews are made against %q, %q", basis, commit)
+	}
+	head, merge := propose(t, w.git, 4, map[string]string{"b.toml": here("b")})
+	p, err := w.preview(Subject{Ref: "refs/pull/4/merge", Commit: merge, Merges: []string{broken, head}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := p.Plan.Step("deployment/b"); p.Broken || s == nil || s.Action != plan.Create {
+		t.Errorf("%+v", p.Plan)
+	}
+	w.host.kill("a")
+	if r := w.rep.next(); r.Stage != StageApplied || r.Commit != good || r.Trigger != triggerDrift || w.host.names() != "a" {
+		t.Errorf("got %s %s %s, %q", r.Stage, r.Commit, r.Trigger, w.host.names())
+	}
+}
+
 func TestBrokenComposeFileIsABrokenCommit(t *testing.T) {
 	w := follow(t)
 	first := w.git.Push(map[string]string{"a.toml": deployment("a", "1") + stack("s"), "s/compose.yaml": composeFile})

@@ -55,6 +55,11 @@ func (o *overlaid) Lookup(name string) (compose.Entry, error) {
 	if !o.touched[name] {
 		return o.from(name).Lookup(name)
 	}
+	if o.paths[name] { // a folder became a file
+		if e, err := o.over.Lookup(name); err == nil && e.Mode != compose.ModeDir {
+			return e, nil
+		}
+	}
 	if name != "." && len(o.children(name)) == 0 {
 		return compose.Entry{}, &fs.PathError{Op: "look up", Path: name, Err: fs.ErrNotExist}
 	}

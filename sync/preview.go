@@ -44,8 +44,8 @@ type Subject struct {
 	Commit string // what Ref must stand at
 	// Merges, when set, are the parents the commit must have, or the preview is stale: base tip and head.
 	Merges []string
-	// Over puts only these paths of the commit over the base branch's files: where the forge makes no merge commit
-	// and the base went on.
+	// Over, unless nil, puts only these paths of the commit over the base branch's files: where the forge makes no
+	// merge commit and the base went on.
 	Over []string
 }
 

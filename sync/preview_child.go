@@ -78,7 +78,7 @@ func (a *previewAsk) make(ctx context.Context, req *previewRequest, p *pipe, hea
 	s := newSyncer(req.Sync, opts, set, nowhere{addr: addr}, nil, scope{paths: req.Paths})
 	s.rules, s.owed = req.Rules, req.Owed
 	base := view{tree: &pipeTree{pipe: p, name: "base"}, commit: req.Base, branch: req.Branch}
-	if len(req.Subject.Over) > 0 {
+	if req.Subject.Over != nil { // empty: it changes nothing, whatever its own tree lacks of the base
 		if head, err = overlay(base.tree, head, req.Subject.Over); err != nil {
 			return err
 		}

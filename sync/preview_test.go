@@ -199,6 +199,29 @@ func TestPreviewApp(t *testing.T) {
 	}
 }
 
+// TestPreviewOverNothing: a head that changes nothing, of a branch that the base left behind, takes nothing back.
+func TestPreviewOverNothing(t *testing.T) {
+	w := follow(t)
+	old := w.git.Push(map[string]string{"a.toml": deployment("a", "1")})
+	w.start()
+	w.rep.applied(old)
+	w.git.Git("checkout", "-q", "-B", "pr", old)
+	w.git.Git("commit", "-q", "--allow-empty", "-m", "nothing")
+	head := w.git.Head()
+	w.git.Git("push", "-q", "--force", w.git.Bare, head+":refs/pull/3/head")
+	w.git.Git("checkout", "-q", "main")
+	base := w.git.Push(map[string]string{"a.toml": deployment("a", "2"), "b.toml": deployment("b", "1")})
+	w.rep.applied(base)
+	w.settledDown()
+	p, err := w.preview(Subject{Ref: "refs/pull/3/head", Commit: head, Over: []string{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Plan.Changes() || p.Plan.Step("deployment/b") == nil {
+		t.Errorf("%+v", p.Plan.Summary)
+	}
+}
+
 // TestPreviewBroken: mistakes are told at their lines.
 func TestPreviewBroken(t *testing.T) {
 	w := follow(t)

@@ -31,6 +31,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		return nil, nil, err
 	}
 	if r.broken() { // its author reads this; what was good goes on
+		s.regain(ctx, v.branch, j)
 		s.enrolNobody(j)
 		if !s.setBack(v, "broken", "the commit has errors and is not applied", "") {
 			return s.brokenPlan(r), nil, nil // said before
@@ -74,6 +75,35 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	}
 	s.say(context.WithoutCancel(ctx), Report{Stage: StageApplied, Commit: v.commit, Run: result.Run, Trigger: j.trigger, Plan: p, Result: result, Diagnostics: r.diags})
 	return p, result, nil
+}
+
+// regain reads the commit that was let through last, where the first thing seen after a start is a broken one: its
+// agents are enrolled, drift from it is put right, and what mends the branch can be previewed.
+func (s *syncer) regain(ctx context.Context, branch string, j job) {
+	s.mu.Lock()
+	commit := s.status.Good
+	s.mu.Unlock()
+	src, ok := s.src.(interface {
+		at(ctx context.Context, branch, commit string) (view, error)
+	})
+	if s.good != nil || s.regained || commit == "" || !ok {
+		return
+	}
+	v, err := src.at(ctx, branch, commit)
+	if err != nil {
+		s.log.WarnContext(ctx, "the commit applied last cannot be read, and the newest one is broken", "commit", commit, "err", err)
+		return
+	}
+	s.regained = true
+	r, err := s.read(ctx, v)
+	if err != nil || r.broken() {
+		s.log.WarnContext(ctx, "the commit applied last is not understood, and the newest one is broken", "commit", commit, "err", err)
+		return
+	}
+	s.enrol(r, j)
+	s.good = r
+	state := s.observe(ctx, r, s.servers(r))
+	s.planned(r, s.make(r, state, j), state, j)
 }
 
 // make decides, and puts what the TOML files' authors should read beside what the plan says.

@@ -57,6 +57,15 @@ func (s *gitSource) fetch(ctx context.Context) (view, error) {
 	return view{tree: snap, commit: snap.Commit, branch: snap.Branch}, nil
 }
 
+// at gives an older commit of the branch.
+func (s *gitSource) at(ctx context.Context, branch, commit string) (view, error) {
+	snap, err := s.repo.At(ctx, branch, commit)
+	if err != nil {
+		return view{}, err
+	}
+	return view{tree: snap, commit: commit, branch: branch}, nil
+}
+
 func (s *gitSource) relate(ctx context.Context, applied, commit string) (gitrepo.Relation, error) {
 	return s.repo.Relate(ctx, s.branch, applied, commit)
 }

@@ -51,6 +51,7 @@ type syncer struct {
 	waits    map[schema.ID]wait // failures that stopped nothing, until they are tried again
 	owed     map[schema.ID]bool
 	good     *reading // newest that could be read and was let through: drift is checked against it
+	regained bool     // good was looked for in what earlier processes kept
 	quiet    bool     // good was planned and nothing is left to do, nor has any server changed since
 	seenStir uint64   // stir when the servers were last looked at
 	put      map[schema.ID][]time.Time

@@ -12,6 +12,8 @@ import (
 type Forge interface {
 	Kind() Kind
 	Domain() string // as in [[forge]] domain: "github.com"
+	// Now is the forge's clock, as its last answer told it; ours before the first.
+	Now() time.Time
 
 	// Capabilities says what this forge can do with this credential. It asks nothing.
 	Capabilities() Capabilities

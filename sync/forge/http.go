@@ -33,8 +33,27 @@ type HTTP struct {
 	base   *url.URL
 	gate   *gate
 
-	mu      gosync.Mutex // guards secrets
-	secrets []string     // texts that no error may show
+	mu      gosync.Mutex  // guards below
+	secrets []string      // texts that no error may show
+	ahead   time.Duration // of the forge's clock before ours
+}
+
+// Now is the forge's clock, as its last answer told it.
+func (h *HTTP) Now() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Now().Add(h.ahead)
+}
+
+// sets notes the forge's clock.
+func (h *HTTP) sets(date string) {
+	at, err := http.ParseTime(date)
+	if err != nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ahead = time.Until(at)
 }
 
 // NewHTTP prepares one forge's connections. authorize wraps what sends with what adds the credential.
@@ -148,6 +167,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		res.Header.Set("Link", wellFormed(strings.Join(links, ",")))
 	}
 	if g.h.ours(req.URL) {
+		g.h.sets(res.Header.Get("Date"))
 		if err := g.h.gate.learn(res, time.Now()); err != nil {
 			_ = res.Body.Close()
 			return nil, err

@@ -17,6 +17,14 @@ import (
 // comments takes commands out of new comments.
 func (r *repository) comments(ctx context.Context) error {
 	r.mu.Lock()
+	if r.ledger.Since.IsZero() { // the first look: what was said before, by the forge's clock, is no command
+		r.ledger.Since = r.forge().Now().UTC().Truncate(time.Second)
+		r.ledger.Floor = r.ledger.Since
+		if err := r.saveLedger(); err != nil {
+			r.mu.Unlock()
+			return err
+		}
+	}
 	since, floor := r.ledger.Since, r.ledger.Floor
 	r.mu.Unlock()
 	from := since.Add(-lateComments)
@@ -104,7 +112,8 @@ func (r *repository) command(ctx context.Context, told *forge.Comment) error {
 		return nil
 	}
 	may, err := r.forge().Permission(ctx, r.repo, c.Author.Login)
-	if err != nil && !errors.Is(err, forge.ErrNotFound) {
+	untold := errors.Is(err, forge.ErrForbidden)
+	if err != nil && !untold && !errors.Is(err, forge.ErrNotFound) {
 		return err
 	}
 	// From here on the comment is spent, whatever comes of it.
@@ -116,10 +125,22 @@ func (r *repository) command(ctx context.Context, told *forge.Comment) error {
 		return err
 	}
 	r.log.InfoContext(ctx, "command in a comment", "number", pr.Number, "command", what, "actor", c.Author.Login, "permission", may.String())
+	if untold { // asking again changes nothing, and nothing else must wait for it
+		r.log.WarnContext(ctx, "what somebody may do is not told", "number", pr.Number, "actor", c.Author.Login, "err", err)
+		return r.answer(ctx, r.record(pr.Number), &pr, "the forge does not tell varan what who wrote that command may do here, so it is not obeyed: varan forge check says why")
+	}
 	if what == planCommand {
 		return r.replan(ctx, &pr, c.Author.Login, may)
 	}
 	return r.approve(ctx, &pr, c.Author.Login, may, c.Created)
+}
+
+const notShown = "the comment does not show the plan that waits yet: approve again when it does"
+
+// shows reports whether a comment of ours asks for that very plan.
+func shows(body, digest string) bool {
+	sealed, _, ok := report.Sealed(body)
+	return ok && sealed == digest
 }
 
 // unseen says why who wrote at a moment cannot have meant the plan of that digest: our comment came to show it later.
@@ -129,7 +150,7 @@ func (r *repository) unseen(rec *record, digest string, said time.Time) string {
 	defer r.mu.Unlock()
 	switch {
 	case rec.Shown != digest:
-		return "the comment does not show the plan that waits yet: approve again when it does"
+		return notShown
 	case said.Before(rec.ShownAt) || rec.Replaced && !said.After(rec.ShownAt):
 		return "the plan changed when the approval was written: look at it and approve again"
 	}
@@ -156,7 +177,7 @@ func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor s
 	asks := rec.Asks
 	r.mu.Unlock()
 	pending, commit := r.d.daemon.Pending()
-	answer := ""
+	answer, gone := "", false
 	switch {
 	case !r.w.Config:
 		answer = "/varan apply is for the config repository: what an app's repository changes is applied by its branch"
@@ -172,16 +193,23 @@ func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor s
 	if answer == "" {
 		mine, err := r.forge().OwnComment(ctx, r.repo, pr.Number, report.Marker(rules.Fleet))
 		switch {
-		case err != nil && !errors.Is(err, forge.ErrNotFound):
+		case errors.Is(err, forge.ErrNotFound):
+			answer, gone = notShown, true
+		case err != nil:
 			return err
-		case err != nil || !strings.Contains(mine.Body, plan.Short(asks)):
-			answer = "the comment does not show the plan that waits yet: approve again when it does"
+		case !shows(mine.Body, asks):
+			answer = notShown
 		default:
 			answer = r.unseen(rec, asks, said)
 		}
 	}
 	if answer != "" {
-		return r.answer(ctx, rec, pr, answer)
+		err := r.answer(ctx, rec, pr, answer)
+		if gone { // somebody took our comment away: it is written anew
+			r.d.out.forget(&letter{Domain: r.domain, Repo: r.repo, Number: pr.Number})
+			r.d.retell(commit)
+		}
+		return err
 	}
 	actor = r.domain + ":" + actor
 	go func() { // it lasts as long as the run; its outcome is told as every run's

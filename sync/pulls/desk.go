@@ -180,6 +180,11 @@ func (d *Desk) Trouble() map[string]string {
 	d.out.mu.Lock()
 	defer d.out.mu.Unlock()
 	out := map[string]string{}
+	for _, l := range d.out.waiting {
+		if l.why != "" && (out[l.Domain] == "" || l.why < out[l.Domain]) {
+			out[l.Domain] = l.why
+		}
+	}
 	for domain, why := range d.out.trouble {
 		if why != "" {
 			out[domain] = why

@@ -173,3 +173,154 @@ func TestLaggingForge(t *testing.T) {
 	s.forge.mu.Unlock()
 	s.until("told", func() bool { return s.status("merged", "varan/apply").State == forge.Success })
 }
+
+// TestDeniedKeepsNobodyWaiting: a conversation that is locked, or a repository where the credential may not write, keeps
+// back what is about it and nothing else.
+func TestDeniedKeepsNobodyWaiting(t *testing.T) {
+	s := newScene(t)
+	s.open(1, "one", some(plan.Create))
+	s.open(2, "two", some(plan.Update))
+	forbidden := true
+	s.forge.deny = func(what string) error {
+		if forbidden && (what == "comment 1" || what == "status "+plan.Short(sha("one"))) {
+			return fmt.Errorf("%w: the conversation is locked", forge.ErrForbidden)
+		}
+		return nil
+	}
+	s.change = func(o *Options) { o.Timing.Retry = 50 * time.Millisecond }
+	s.start()
+	s.until("the other one", func() bool { return strings.Contains(s.forge.body(2), "1 update") })
+	if len(s.Trouble()) == 0 {
+		t.Error("nobody is told that something waits")
+	}
+	s.forge.mu.Lock()
+	forbidden = false
+	s.forge.mu.Unlock()
+	s.until("the first, when it may be", func() bool {
+		return strings.Contains(s.forge.body(1), "1 create") && s.status("one", "varan/plan").State == forge.Success
+	})
+	s.until("no trouble", func() bool { return len(s.Trouble()) == 0 })
+}
+
+// TestGivenUpIsTriedAgain: what a forge did not take is not believed to stand there.
+func TestGivenUpIsTriedAgain(t *testing.T) {
+	s := newScene(t)
+	s.forge.perms["bob"] = forge.Write
+	s.open(1, "one", some(plan.Create))
+	tries := 0
+	s.forge.deny = func(what string) error {
+		if what != "comment 1" {
+			return nil
+		}
+		if tries++; tries == 1 {
+			return fmt.Errorf("%w: not now", forge.ErrRefused)
+		}
+		return nil
+	}
+	s.start()
+	s.until("refused", func() bool {
+		s.forge.mu.Lock()
+		defer s.forge.mu.Unlock()
+		return tries > 0 && s.forge.statuses[sha("one")]["varan/plan"].State == forge.Success
+	})
+	s.daemon.mu.Lock()
+	s.daemon.basis = "b2" // planned anew, with the same plan
+	s.daemon.mu.Unlock()
+	s.until("told", func() bool { return strings.Contains(s.forge.body(1), "1 create") })
+}
+
+// TestUntoldPermission: where the forge does not tell what somebody may do, nobody's command is obeyed, and a stranger
+// who writes one keeps no pull request from being previewed.
+func TestUntoldPermission(t *testing.T) {
+	s := newScene(t)
+	s.open(1, "one", some(plan.Create))
+	s.start()
+	s.until("told", func() bool { return s.forge.body(1) != "" })
+	s.forge.mu.Lock()
+	s.forge.permErr = fmt.Errorf("%w: administrators only", forge.ErrForbidden)
+	s.forge.mu.Unlock()
+	s.forge.says(1, "eve", "/varan plan")
+	s.until("an answer", func() bool { return strings.Contains(s.forge.body(1), "forge check") })
+	s.open(2, "two", some(plan.Update))
+	s.until("the next pull request", func() bool { return strings.Contains(s.forge.body(2), "1 update") })
+	fork := s.open(3, "three", some(plan.Update))
+	s.forge.mu.Lock()
+	fork.Fork = true
+	s.forge.mu.Unlock()
+	s.until("a fork", func() bool { return s.status("three", "varan/plan").State == forge.Failure })
+}
+
+// TestCommentTakenAway: somebody deletes our comment. A command brings it back, and no approval is lost for it.
+func TestCommentTakenAway(t *testing.T) {
+	s := newScene(t)
+	s.forge.perms["bob"] = forge.Write
+	s.open(1, "one", some(plan.Create))
+	s.start()
+	s.until("told", func() bool { return s.forge.body(1) != "" })
+	s.forge.takesAway(1)
+	s.forge.says(1, "bob", "/varan plan")
+	s.until("it is back", func() bool { return strings.Contains(s.forge.body(1), "1 create") })
+	s.stop()
+
+	s = newScene(t)
+	s.change = func(o *Options) { o.Settings.Manual = true }
+	s.forge.perms["bob"] = forge.Write
+	s.asking()
+	s.daemon.mu.Lock()
+	s.daemon.commit = sha("merged")
+	s.daemon.mu.Unlock()
+	s.forge.takesAway(1)
+	s.forge.says(1, "bob", "/varan apply")
+	s.until("the plan that asks is back", func() bool { return strings.Contains(s.forge.body(1), "waits for an approval") })
+	if s.approvals() > 0 {
+		t.Fatal("an approval of what nobody could see was taken")
+	}
+	s.forge.says(1, "bob", "/varan apply")
+	s.until("approved", func() bool { return s.approvals() == 1 })
+}
+
+// TestForgeClock: a command counts whatever our clock says.
+func TestForgeClock(t *testing.T) {
+	for _, off := range []time.Duration{-48 * time.Hour, 48 * time.Hour} {
+		s := newScene(t)
+		s.forge.clock = s.forge.clock.Add(off)
+		s.forge.perms["bob"] = forge.Write
+		s.open(1, "one", some(plan.Create))
+		s.forge.says(1, "bob", "/varan plan") // before the first look: no command
+		s.forge.clock = s.forge.clock.Add(time.Minute)
+		s.start()
+		s.until("told", func() bool { return s.forge.body(1) != "" })
+		time.Sleep(50 * time.Millisecond)
+		n := s.previews()
+		if n != 1 {
+			t.Errorf("%s: an old comment was taken for a command", off)
+		}
+		s.forge.says(1, "bob", "/varan plan")
+		s.until("planned again", func() bool { return s.previews() > n })
+		s.stop()
+	}
+}
+
+func (s *scene) previews() int {
+	s.daemon.mu.Lock()
+	defer s.daemon.mu.Unlock()
+	return len(s.daemon.previews)
+}
+
+// TestFastForward: a head that became the branch's own commit keeps the word on what was applied.
+func TestFastForward(t *testing.T) {
+	s := newScene(t)
+	s.forge.perms["bob"] = forge.Write
+	s.open(1, "one", some(plan.Create))
+	s.start()
+	s.until("told", func() bool { return s.forge.body(1) != "" })
+	s.Report(t.Context(), applied("one", apply.StatusFailed)) // the forge still lists it as open
+	s.until("failure", func() bool { return s.status("one", "varan/apply").State == forge.Failure })
+	n := s.previews()
+	s.forge.says(1, "bob", "/varan plan")
+	s.until("planned again", func() bool { return s.previews() > n })
+	time.Sleep(50 * time.Millisecond)
+	if st := s.status("one", "varan/apply"); st.State != forge.Failure {
+		t.Errorf("the failed commit says %+v", st)
+	}
+}

@@ -27,6 +27,9 @@ type fakeForge struct {
 	nextID   int64
 	writes   []string
 	down     error
+	// deny refuses to write one thing: "status one" by the commit's beginning, "comment 1" by the pull request.
+	deny    func(what string) error
+	permErr error
 	// die is called after the write of that number was done: what it returns is what the writer sees.
 	die   func(n int) error
 	caps  forge.Capabilities
@@ -38,8 +41,13 @@ func newFake() *fakeForge {
 		caps: forge.Capabilities{MergeRefs: true, MergeQueue: true}, clock: time.Now().UTC().Truncate(time.Second).Add(time.Minute)}
 }
 
-func (f *fakeForge) Kind() forge.Kind                 { return forge.GitHub }
-func (f *fakeForge) Domain() string                   { return "forge.example" }
+func (f *fakeForge) Kind() forge.Kind { return forge.GitHub }
+func (f *fakeForge) Domain() string   { return "forge.example" }
+func (f *fakeForge) Now() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.clock
+}
 func (f *fakeForge) Capabilities() forge.Capabilities { return f.caps }
 func (f *fakeForge) Check(context.Context, forge.Repo) ([]forge.Finding, error) {
 	return nil, nil
@@ -96,11 +104,28 @@ func (f *fakeForge) wrote(format string, args ...any) error {
 	return nil
 }
 
+func (f *fakeForge) denied(what string) error {
+	if f.deny == nil {
+		return nil
+	}
+	return f.deny(what)
+}
+
+// takesAway deletes our comments on a pull request, as people do.
+func (f *fakeForge) takesAway(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.comments = slices.DeleteFunc(f.comments, func(c forge.Comment) bool { return c.Number == n && c.Author.Bot })
+}
+
 func (f *fakeForge) SetStatus(_ context.Context, _ forge.Repo, sha string, s forge.Status) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down != nil {
 		return f.down
+	}
+	if err := f.denied("status " + plan.Short(sha)); err != nil {
+		return err
 	}
 	if f.statuses[sha] == nil {
 		f.statuses[sha] = map[string]forge.Status{}
@@ -162,6 +187,9 @@ func (f *fakeForge) CreateComment(_ context.Context, _ forge.Repo, n int, body s
 	if f.down != nil {
 		return forge.Comment{}, f.down
 	}
+	if err := f.denied(fmt.Sprint("comment ", n)); err != nil {
+		return forge.Comment{}, err
+	}
 	c := f.add(n, forge.User{Login: "varan[bot]", Bot: true}, body)
 	return c, f.wrote("comment %d %s", n, headline(body))
 }
@@ -219,6 +247,9 @@ func (f *fakeForge) Annotate(_ context.Context, _ forge.Repo, c forge.CheckRun) 
 func (f *fakeForge) Permission(_ context.Context, _ forge.Repo, user string) (forge.Permission, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.permErr != nil {
+		return forge.None, f.permErr
+	}
 	return f.perms[user], f.down
 }
 

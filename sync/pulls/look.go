@@ -57,7 +57,7 @@ type record struct {
 
 // kept of a repository beside its records.
 type ledger struct {
-	Since   time.Time         `json:"since"`             // the newest change of a comment seen
+	Since   time.Time         `json:"since"`             // the newest change of a comment seen, by the forge's clock; zero: before the first look
 	Floor   time.Time         `json:"floor"`             // what was said before is no command
 	Used    []int64           `json:"used"`              // ids of comments that were taken as commands
 	Groups  map[string]string `json:"groups,omitempty"`  // merge-queue branches with the commit previewed and the basis
@@ -125,16 +125,11 @@ func openRepository(d *Desk, w sync.Watched, f Forge, repo forge.Repo, dir strin
 		}
 		r.records[n] = rec
 	}
-	switch err := load(filepath.Join(dir, "ledger.json"), &r.ledger); {
-	case errors.Is(err, fs.ErrNotExist):
-		r.ledger.Since = time.Now().UTC().Truncate(time.Second)
-		r.ledger.Floor = r.ledger.Since
-		if err := store(filepath.Join(dir, "ledger.json"), &r.ledger); err != nil {
-			return nil, err
+	if err := load(filepath.Join(dir, "ledger.json"), &r.ledger); err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			r.log.Warn("what was kept of a repository is not understood", "err", err)
 		}
-	case err != nil: // commands of before are not taken again
-		now := time.Now().UTC().Truncate(time.Second)
-		r.ledger = ledger{Since: now, Floor: now}
+		r.ledger = ledger{} // commands of before the first look are not taken again
 	}
 	return r, nil
 }
@@ -229,9 +224,10 @@ func (r *repository) look(ctx context.Context, all bool) (again time.Duration, e
 	if err != nil {
 		return 0, err
 	}
+	var errs []error
 	if all {
-		if err := r.comments(ctx); err != nil {
-			return 0, err
+		if err := r.comments(ctx); err != nil { // no comment keeps a pull request from being previewed
+			errs = append(errs, err)
 		}
 	}
 	open := make(map[int]bool, len(prs))
@@ -239,9 +235,8 @@ func (r *repository) look(ctx context.Context, all bool) (again time.Duration, e
 		open[prs[i].Number] = true
 	}
 	if err := r.gone(ctx, open); err != nil {
-		return 0, err
+		return 0, errors.Join(append(errs, err)...)
 	}
-	var errs []error
 	for i := range prs {
 		pr := &prs[i]
 		if r.elsewhere(pr) {
@@ -457,7 +452,10 @@ func (r *repository) refused(ctx context.Context, pr *forge.PullRequest, rec *re
 		return `it comes from a fork, and preview_forks is "off"`, nil
 	}
 	may, err := r.forge().Permission(ctx, r.repo, pr.Author.Login)
-	if err != nil && !errors.Is(err, forge.ErrNotFound) {
+	switch {
+	case errors.Is(err, forge.ErrForbidden):
+		return "it comes from a fork, and the forge does not tell varan whether its author may write here: varan forge check says why", nil
+	case err != nil && !errors.Is(err, forge.ErrNotFound):
 		return "", err
 	}
 	if may >= forge.Write {
@@ -525,7 +523,8 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	if rec.Head != pr.Head.SHA {
 		notes = nil
 	}
-	commented := rec.Commented
+	commented, forced := rec.Commented, rec.force
+	merged := r.ledger.Final == pr.Head.SHA || slices.Contains(r.ledger.Pending, pr.Head.SHA)
 	r.mu.Unlock()
 	about := r.d.about(r, pr.Head.SHA)
 	about.Base = base
@@ -565,7 +564,7 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 		at = r.repo
 	}
 	letters := []*letter{{Domain: domain, Repo: at, SHA: pr.Head.SHA, Status: &status}}
-	if r.w.Config { // so that it can be a required check too
+	if r.w.Config && !merged { // so that it can be a required check too; a fast-forward made it the branch's own commit
 		waits := forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge", Branch: pr.Head.Branch}
 		letters = append(letters, &letter{Domain: domain, Repo: at, SHA: pr.Head.SHA, Status: &waits})
 	}
@@ -574,6 +573,9 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	}
 	if check != nil {
 		letters = append(letters, &letter{Domain: domain, Repo: at, SHA: pr.Head.SHA, Check: check})
+	}
+	if forced { // somebody took the comment away, perhaps
+		r.d.out.forget(letters...)
 	}
 	if err := r.d.out.put(letters...); err != nil {
 		return err
@@ -685,7 +687,7 @@ func (r *repository) commented(n int, body string, c forge.Comment) {
 	if rec == nil {
 		return
 	}
-	asks := rec.Asks != "" && rec.Asks != rec.Shown && strings.Contains(body, plan.Short(rec.Asks))
+	asks := rec.Asks != "" && rec.Asks != rec.Shown && shows(body, rec.Asks)
 	if rec.Commented && rec.URL == c.URL && !asks {
 		return
 	}

@@ -38,8 +38,11 @@ type letter struct {
 
 	// Tried: an attempt was begun, and whether it was done is not known.
 	Tried bool `json:"tried,omitempty"`
-	// Misses counts how often the forge did not know what it is about.
+	// Misses counts how often the forge did not know what it is about, or did not let us write it.
 	Misses int `json:"misses,omitempty"`
+
+	after time.Time // not to be tried before
+	why   string    // it waits, while the others go on
 }
 
 func (l *letter) key() string {
@@ -74,6 +77,7 @@ const (
 	maxLetters = 5000 // waiting for forges that do not answer
 	maxSent    = 5000 // known not to need sending again
 	maxMisses  = 3    // then the forge is believed that there is no such thing
+	maxRefused = 12   // half an hour or so: then nobody gives the credential what it lacks
 )
 
 // An outbox keeps letters on disk until they are sent.
@@ -160,6 +164,17 @@ func (o *outbox) put(letters ...*letter) error {
 	return nil
 }
 
+// forget has letters written though they say what was written last: somebody may have taken it away since.
+func (o *outbox) forget(letters ...*letter) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, l := range letters {
+		key := l.key()
+		delete(o.known, key)
+		o.order = slices.DeleteFunc(o.order, func(k string) bool { return k == key })
+	}
+}
+
 // waits is the letter of the same key that was not sent yet, nil if there is none.
 func (o *outbox) waits(l *letter) *letter {
 	o.mu.Lock()
@@ -181,33 +196,48 @@ func (o *outbox) nudge(domain string) {
 	}
 }
 
-// next is the oldest letter for a forge.
-func (o *outbox) next(domain string) *letter {
+// next is the oldest letter for a forge that may be tried, else how long until one may be, 0 = none waits.
+func (o *outbox) next(domain string) (*letter, time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var first *letter
+	var soonest time.Duration
 	for _, l := range o.waiting {
-		if l.Domain == domain && (first == nil || l.Seq < first.Seq) {
+		if l.Domain != domain {
+			continue
+		}
+		if wait := time.Until(l.after); wait > 0 {
+			if soonest == 0 || wait < soonest {
+				soonest = wait
+			}
+			continue
+		}
+		if first == nil || l.Seq < first.Seq {
 			first = l
 		}
 	}
 	if first == nil {
-		return nil
+		return nil, soonest
 	}
 	c := *first
-	return &c
+	return &c, 0
 }
 
 // run sends one forge's letters, one after another, until ctx ends.
 func (o *outbox) run(ctx context.Context, domain string) error {
 	fails := 0
 	for {
-		l := o.next(domain)
+		l, soonest := o.next(domain)
 		if l == nil {
+			var due <-chan time.Time
+			if soonest > 0 {
+				due = time.After(soonest)
+			}
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-o.wake[domain]:
+			case <-due:
 			}
 			continue
 		}
@@ -218,6 +248,12 @@ func (o *outbox) run(ctx context.Context, domain string) error {
 		if err == nil {
 			fails = 0
 			o.complain(domain, "")
+			continue
+		}
+		if aside := (*asideError)(nil); errors.As(err, &aside) { // the others go on
+			fails = 0
+			o.complain(domain, "")
+			o.log.WarnContext(ctx, "not written yet", "forge", domain, "repo", l.Repo.String(), "number", l.Number, "commit", l.SHA, "again_in", aside.wait.Round(time.Millisecond), "err", err)
 			continue
 		}
 		fails++
@@ -247,10 +283,32 @@ func (o *outbox) wait(err error, fails int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// errGivenUp: the forge will never take it.
+// givenUp reports whether the forge will never take it.
 func givenUp(err error) bool {
-	return errors.Is(err, forge.ErrTooLong) || errors.Is(err, forge.ErrRefused) || errors.Is(err, forge.ErrNotCapable) || errors.Is(err, forge.ErrNotFound)
+	return errors.Is(err, forge.ErrTooLong) || errors.Is(err, forge.ErrRefused) || errors.Is(err, forge.ErrNotCapable) ||
+		errors.Is(err, forge.ErrNotFound) || errors.Is(err, forge.ErrForbidden)
 }
+
+// patience is how often a letter is tried again when its own failure says nothing about the others: a replica lags, a
+// conversation is locked, the credential may not write in that one repository.
+func patience(err error) int {
+	switch {
+	case errors.Is(err, forge.ErrNotFound):
+		return maxMisses
+	case errors.Is(err, forge.ErrForbidden):
+		return maxRefused
+	}
+	return 0
+}
+
+// An asideError keeps back one letter and no other.
+type asideError struct {
+	err  error
+	wait time.Duration
+}
+
+func (e *asideError) Error() string { return e.err.Error() }
+func (e *asideError) Unwrap() error { return e.err }
 
 // send writes a letter, looking first where an earlier attempt, or an earlier process, may have done it.
 func (o *outbox) send(ctx context.Context, l *letter) error {
@@ -282,12 +340,13 @@ func (o *outbox) send(ctx context.Context, l *letter) error {
 		}
 	}
 	err := o.write(ctx, f, l, again)
-	if errors.Is(err, forge.ErrNotFound) && l.Misses < maxMisses { // a replica that lags, a credential being changed
-		return errors.Join(err, o.later(l))
+	if l.Misses < patience(err) {
+		wait := o.wait(err, l.Misses+1)
+		return errors.Join(&asideError{err, wait}, o.later(l, wait, err))
 	}
 	if err != nil && givenUp(err) {
-		o.log.ErrorContext(ctx, "the forge does not take it", "forge", l.Domain, "repo", l.Repo.String(), "err", err)
-		err = nil
+		o.log.ErrorContext(ctx, "the forge does not take it", "forge", l.Domain, "repo", l.Repo.String(), "number", l.Number, "commit", l.SHA, "err", err)
+		return o.over(l, true) // not known to stand there: the next time it is to be said, it is tried again
 	}
 	if err != nil {
 		return err
@@ -295,8 +354,8 @@ func (o *outbox) send(ctx context.Context, l *letter) error {
 	return o.over(l, false)
 }
 
-// later puts a letter behind the others.
-func (o *outbox) later(l *letter) error {
+// later puts a letter behind the others, and lets it wait.
+func (o *outbox) later(l *letter, wait time.Duration, why error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	cur := o.waiting[l.key()]
@@ -306,6 +365,7 @@ func (o *outbox) later(l *letter) error {
 	o.seq++
 	cur.Seq = o.seq
 	cur.Misses++
+	cur.after, cur.why = time.Now().Add(wait), why.Error()
 	return store(o.path(cur), cur)
 }
 

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"strings"
 	gosync "sync"
+	"time"
 
 	"code.gitea.io/sdk/gitea"
 
@@ -129,6 +130,9 @@ func (c *Client) get(ctx context.Context, into any, query url.Values, format str
 
 // Kind is Gitea, for Forgejo too.
 func (c *Client) Kind() forge.Kind { return forge.Gitea }
+
+// Now is the forge's clock.
+func (c *Client) Now() time.Time { return c.http.Now() }
 
 // Domain is the [[forge]]'s.
 func (c *Client) Domain() string { return c.domain }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	gosync "sync"
+	"time"
 
 	"github.com/bradleyfalzon/ghinstallation/v2"
 	"github.com/google/go-github/v60/github"
@@ -80,6 +81,9 @@ func client(h *http.Client, base *url.URL) *github.Client {
 
 // Kind is GitHub.
 func (c *Client) Kind() forge.Kind { return forge.GitHub }
+
+// Now is the forge's clock.
+func (c *Client) Now() time.Time { return c.http.Now() }
 
 // Domain is the [[forge]]'s.
 func (c *Client) Domain() string { return c.domain }

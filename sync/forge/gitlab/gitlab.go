@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	gosync "sync"
+	"time"
 
 	gitlab "gitlab.com/gitlab-org/api/client-go"
 
@@ -87,6 +88,9 @@ func one[T any](c *Client, out *T, res *gitlab.Response, err error, format strin
 
 // Kind is GitLab.
 func (c *Client) Kind() forge.Kind { return forge.GitLab }
+
+// Now is the forge's clock.
+func (c *Client) Now() time.Time { return c.http.Now() }
 
 // Domain is the [[forge]]'s.
 func (c *Client) Domain() string { return c.domain }
