@@ -297,12 +297,12 @@ func sameRepo(repo string, addr gitrepo.Address) bool {
 }
 
 // redacted is the State without what a plan for strangers may not tell: observed values, unless they were declared
-// in the repository itself, and words of hosts and operators.
+// in a repository, and words of hosts and operators. What another repository declared is left out of the plan, by tell.
 func redacted(r *reading, st *plan.State, fleet string) *plan.State {
 	own := make(map[schema.ID]bool, len(r.config.Resources))
 	for _, res := range r.config.Resources {
-		d, f := r.declared[res.ID], r.trees[res.ID]
-		own[res.ID] = d != nil && r.origin[res.ID] == nil && !d.OnHost && (f.tree == nil || f.tree == r.tree)
+		d := r.declared[res.ID]
+		own[res.ID] = d != nil && !d.OnHost
 	}
 	out := &plan.State{Servers: make(map[string]*plan.ServerState, len(st.Servers))}
 	for name, server := range st.Servers {

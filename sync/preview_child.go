@@ -2,6 +2,7 @@ package sync
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/varanhq/varan/agent/protocol"
@@ -123,11 +125,13 @@ func (a *previewAsk) make(ctx context.Context, req *previewRequest, p *pipe, hea
 			return nil
 		}
 	}
-	a.Plan = s.make(r, req.State, job{trigger: triggerCommit})
 	if req.App != "" {
+		app.unsay(ctx, r)
+		a.Plan = s.make(r, req.State, job{trigger: triggerCommit})
 		a.Stacks = app.only(a.Plan, r)
 		return nil
 	}
+	a.Plan = tell(s.make(r, req.State, job{trigger: triggerCommit}), r, before)
 	a.Plan.Diagnostics = append(schema.Diagnostics(a.Plan.Diagnostics), report.KeyChanges(before.config, r.config)...).Sorted()
 	return nil
 }
@@ -180,9 +184,70 @@ func (a app) uses(r *reading, id schema.ID) bool {
 	return ok && sameRepo(f.repo, a.addr)
 }
 
+// unsay takes out of what is said about the app's files what the config repository sets: an error would quote it. A
+// diagnostic stays as it is if it is the same whatever those values are.
+func (a app) unsay(ctx context.Context, r *reading) {
+	for id, d := range r.declared {
+		if !a.uses(r, id) || r.resolved[id].Stack() == nil || len(d.Diagnostics) == 0 && d.Unread == "" {
+			continue
+		}
+		stack, res := *r.resolved[id].Stack(), *r.resolved[id]
+		stack.Environment = slices.Clone(stack.Environment)
+		for i := range stack.Environment {
+			stack.Environment[i].Value = elsewhere
+		}
+		res.Config = &stack
+		blind, _ := compose.Declare(ctx, compose.Input{Resource: &res, Tree: a.tree, Known: r.values.known})
+		told := *d
+		told.Diagnostics = slices.Clone(d.Diagnostics)
+		for i := range told.Diagnostics {
+			if diag := &told.Diagnostics[i]; !slices.Contains(blind.Diagnostics, *diag) {
+				diag.Message, diag.Hint = "compose does not take what becomes of this file with the values of "+string(id)+", which are not set in this repository", ""
+			}
+		}
+		if d.Unread != "" && d.Unread != blind.Unread {
+			told.Unread = "it depends on what is not set in this repository"
+		}
+		r.declared[id] = &told
+	}
+}
+
+// masks are the values that the config repository sets for the stacks of the app, and their parts, the longest first.
+func (a app) masks(r *reading) []string {
+	var out []string
+	add := func(text string) {
+		if text != "" && !strings.Contains(a.tree.text.String(), text) && !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	for id, res := range r.resolved {
+		if !a.uses(r, id) || res.Stack() == nil {
+			continue
+		}
+		for _, kv := range res.Stack().Environment {
+			quoted := strconv.Quote(kv.Value)
+			add(kv.Value)
+			add(quoted[1 : len(quoted)-1])
+			for _, part := range strings.FieldsFunc(kv.Value, func(r rune) bool { return strings.ContainsRune(":/,;=@?& \t\n", r) }) {
+				if len(part) > 3 {
+					add(part)
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, func(x, y string) int { return cmp.Or(cmp.Compare(len(y), len(x)), cmp.Compare(x, y)) })
+	return out
+}
+
 // only leaves in a plan what the app's repository is about, and of values those that stand in it.
 func (a app) only(p *plan.Plan, r *reading) []schema.ID {
 	var stacks []schema.ID
+	masks := a.masks(r)
+	mask := func(text *string) {
+		for _, m := range masks {
+			*text = strings.ReplaceAll(*text, m, elsewhere)
+		}
+	}
 	p.Steps = slices.DeleteFunc(p.Steps, func(s plan.Step) bool { return !a.uses(r, s.Resource) })
 	p.Summary = plan.Summary{}
 	for _, action := range plan.Actions() {
@@ -195,6 +260,10 @@ func (a app) only(p *plan.Plan, r *reading) []schema.ID {
 		for j := range s.Changes {
 			a.hide(&s.Changes[j].Old)
 			a.hide(&s.Changes[j].New)
+			mask(&s.Changes[j].Path)
+		}
+		for j := range s.Causes {
+			mask(&s.Causes[j].Detail)
 		}
 	}
 	p.Diagnostics = slices.DeleteFunc(p.Diagnostics, func(d schema.Diagnostic) bool {
@@ -205,6 +274,10 @@ func (a app) only(p *plan.Plan, r *reading) []schema.ID {
 		}
 		return !a.tree.read[d.File]
 	})
+	for i := range p.Diagnostics {
+		mask(&p.Diagnostics[i].Message)
+		mask(&p.Diagnostics[i].Hint)
+	}
 	p.Asks = nil
 	return stacks
 }
@@ -215,7 +288,7 @@ func (a app) hide(v *any) {
 	if *v == nil || ok && strings.Contains(a.tree.text.String(), text) {
 		return
 	}
-	*v = "(not set in this repository)"
+	*v = elsewhere
 }
 
 // A recorded tree keeps what was read of it.

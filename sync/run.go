@@ -49,6 +49,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	if j.trigger == triggerCommand {
 		s.refresh()
 	}
+	before := s.good
 	state := s.hold(s.observe(ctx, r, s.servers(r)), j) // an unreachable server is a fact in it, not an error
 	p := s.make(r, state, j)                            // pure: no clock, no I/O
 	s.planned(r, p, state, j)
@@ -59,11 +60,11 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		if news := s.setBack(v, "asking", "", p.Digest); !news {
 			return p, why, nil
 		}
-		s.say(ctx, Report{Stage: StagePlanned, Commit: v.commit, Trigger: j.trigger, Plan: p, Diagnostics: r.diags})
+		s.say(ctx, Report{Stage: StagePlanned, Commit: v.commit, Trigger: j.trigger, Plan: tell(p, r, before), Diagnostics: r.diags})
 		return p, why, nil
 	}
 	if needsRun(p) && j.trigger == triggerCommit {
-		s.say(ctx, Report{Stage: StageApplying, Commit: v.commit, Trigger: j.trigger, Plan: p})
+		s.say(ctx, Report{Stage: StageApplying, Commit: v.commit, Trigger: j.trigger, Plan: tell(p, r, before)})
 	}
 	result, err := s.apply(ctx, r, p, j)
 	if err != nil {
@@ -73,7 +74,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	if result.Run == "" && j.trigger != triggerCommit {
 		return p, result, nil // a look that found nothing to do is no news
 	}
-	s.say(context.WithoutCancel(ctx), Report{Stage: StageApplied, Commit: v.commit, Run: result.Run, Trigger: j.trigger, Plan: p, Result: result, Diagnostics: r.diags})
+	s.say(context.WithoutCancel(ctx), Report{Stage: StageApplied, Commit: v.commit, Run: result.Run, Trigger: j.trigger, Plan: tell(p, r, before), Result: result, Diagnostics: r.diags})
 	return p, result, nil
 }
 

@@ -215,7 +215,7 @@ func (s *syncer) carryOn(ctx context.Context, r *reading, j job) (*plan.Plan, *a
 	s.kept, s.pending = nil, nil
 	s.status.Good, s.status.Applied = r.commit, r.commit
 	s.mu.Unlock()
-	s.say(ctx, Report{Stage: StageApplied, Commit: r.commit, Trigger: j.trigger, Plan: &p, Result: result, Diagnostics: r.diags})
+	s.say(ctx, Report{Stage: StageApplied, Commit: r.commit, Trigger: j.trigger, Plan: tell(&p, r, nil), Result: result, Diagnostics: r.diags})
 	return &p, result, nil
 }
 
