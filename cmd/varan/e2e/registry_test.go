@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -9,11 +10,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -36,32 +37,48 @@ func (w *world) registry() string {
 	if err != nil {
 		w.t.Fatalf("the test needs a registry (apt-get install docker-registry): %v", err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	domain := l.Addr().String()
-	l.Close()
 	hash, err := bcrypt.GenerateFromPassword([]byte(registryPass), bcrypt.MinCost)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	dir := w.t.TempDir()
 	w.hostWrite(dir, map[string]string{"htpasswd": registryUser + ":" + string(hash) + "\n", "config.yml": fmt.Sprintf(`version: 0.1
-log: { level: error }
+log: { level: info, accesslog: { disabled: true } }
 storage: { filesystem: { rootdirectory: %q }, delete: { enabled: true } }
-http: { addr: %q, secret: test }
+http: { addr: "127.0.0.1:0", secret: test }
 auth: { htpasswd: { realm: test, path: %q } }
-`, filepath.Join(dir, "data"), domain, filepath.Join(dir, "htpasswd"))})
+`, filepath.Join(dir, "data"), filepath.Join(dir, "htpasswd"))})
 	cmd := exec.Command(bin, "serve", filepath.Join(dir, "config.yml"))
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cmd.Stdout = cmd.Stderr
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() { cmd.Wait(); close(done) }()
+	listens, done := make(chan string, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		var said []string
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			said = append(said, lines.Text())
+			if m := regexp.MustCompile(`listening on ([0-9.:]+)`).FindStringSubmatch(lines.Text()); m != nil {
+				listens <- m[1]
+			}
+		}
+		_ = cmd.Wait()
+		if w.t.Failed() {
+			w.t.Logf("the registry said:\n%s", strings.Join(said, "\n"))
+		}
+	}()
 	w.t.Cleanup(func() { cmd.Process.Kill(); <-done })
+	var domain string
+	select {
+	case domain = <-listens:
+	case <-time.After(20 * time.Second):
+		w.t.Fatal("the registry does not listen")
+	}
 	w.eventually("the registry answers", 20*time.Second, func() (bool, string) {
 		r, err := http.Get("http://" + domain + "/v2/")
 		if err != nil {
