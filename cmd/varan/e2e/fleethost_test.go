@@ -65,13 +65,7 @@ func newFleet(t *testing.T, names ...string) *aFleet {
 			t.Fatalf("several engines need %s: %v", program, err)
 		}
 	}
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	f := &aFleet{world: w, hosts: map[string]*hostOf{}, names: names, port: port, ending: new(sync.WaitGroup)}
+	f := &aFleet{world: w, hosts: map[string]*hostOf{}, names: names, port: freePort(t), ending: new(sync.WaitGroup)}
 	f.whole = f
 	t.Cleanup(f.ending.Wait)
 	f.configure("")

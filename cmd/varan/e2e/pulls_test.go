@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -65,12 +64,7 @@ func onForge(t *testing.T, kind forge.Kind, hooks bool, more string) *codeHost {
 		f.AddUser(u)
 		h.infra.Grant(u, forge.Write)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.addr = l.Addr().String()
-	l.Close()
+	h.addr = "127.0.0.1:" + freePort(t)
 	poll, credential := "1s", fmt.Sprintf("token = %q", h.bot.Token)
 	if hooks {
 		poll = "1h"
