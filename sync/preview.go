@@ -32,7 +32,8 @@ const (
 	maxPreviewPack  = 256 << 20 // bytes of the pull request's files, packed
 	maxPreviewReads = 512 << 20 // bytes the child may read of other trees
 	maxPreviewAsks  = 1 << 20   // questions
-	maxFrame        = 96 << 20  // bytes of one message
+	maxFrame        = 96 << 20  // bytes of one message to the child
+	maxAnswer       = 16 << 20  // bytes of one of its own: a plan of 50,000 steps
 )
 
 // setOnHost stands for a value that was observed and does not stand in the repository previewed.
@@ -205,7 +206,7 @@ func (v *previewServer) talk(ctx context.Context, child *sandbox.Child, req *pre
 	out := bufio.NewReaderSize(child.Out, 64<<10)
 	for {
 		var ask previewAsk
-		if err := readFrame(out, &ask); err != nil {
+		if err := readFrame(out, maxAnswer, &ask); err != nil {
 			return nil, fmt.Errorf("%w: %w", errTalk, err)
 		}
 		if ask.Op == "done" {
@@ -409,13 +410,13 @@ func writeFrame(w io.Writer, v any) error {
 	return writeRaw(w, data)
 }
 
-func readRaw(r io.Reader) ([]byte, error) {
+func readRaw(r io.Reader, most uint32) ([]byte, error) {
 	var n [4]byte
 	if _, err := io.ReadFull(r, n[:]); err != nil {
 		return nil, err
 	}
 	size := binary.BigEndian.Uint32(n[:])
-	if size > maxFrame {
+	if size > most {
 		return nil, gitrepo.ErrTooBig
 	}
 	if size < 1<<20 {
@@ -430,8 +431,8 @@ func readRaw(r io.Reader) ([]byte, error) {
 	return data, err
 }
 
-func readFrame(r io.Reader, v any) error {
-	data, err := readRaw(r)
+func readFrame(r io.Reader, most uint32, v any) error {
+	data, err := readRaw(r, most)
 	if err != nil {
 		return err
 	}
@@ -465,7 +466,7 @@ func (p *packReader) Read(data []byte) (int, error) {
 			return 0, io.EOF
 		}
 		var err error
-		if p.rest, err = readRaw(p.r); err != nil {
+		if p.rest, err = readRaw(p.r, maxFrame); err != nil {
 			return 0, err
 		}
 		p.end = len(p.rest) == 0

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +43,7 @@ func PreviewChild(stdin io.Reader, stdout, stderr io.Writer) int {
 
 func previewChild(in io.Reader, out *bufio.Writer) error {
 	var req previewRequest
-	if err := readFrame(in, &req); err != nil {
+	if err := readFrame(in, maxFrame, &req); err != nil {
 		return fmt.Errorf("read the request: %w", err)
 	}
 	pack := &packReader{r: in}
@@ -62,7 +63,11 @@ func previewChild(in io.Reader, out *bufio.Writer) error {
 			answer.Err = err.Error()
 		}
 	}
-	return errors.Join(writeFrame(out, answer), out.Flush())
+	data, err := json.Marshal(answer)
+	if err == nil && len(data) > maxAnswer {
+		data, err = json.Marshal(&previewAsk{Op: "done", Err: fmt.Sprintf("its plan has more than %d MiB", maxAnswer>>20)})
+	}
+	return errors.Join(err, writeRaw(out, data), out.Flush())
 }
 
 // make plans the subject.
@@ -255,6 +260,7 @@ func (a app) only(p *plan.Plan, r *reading) []schema.ID {
 	}
 	for i := range p.Steps {
 		s := &p.Steps[i]
+		s.Changes = cut(s.Changes)
 		p.Summary[s.Action]++
 		stacks = append(stacks, s.Resource)
 		for j := range s.Changes {
@@ -339,7 +345,7 @@ func (p *pipe) ask(q previewAsk) (*previewTold, error) {
 		return nil, err
 	}
 	var told previewTold
-	if err := readFrame(p.in, &told); err != nil {
+	if err := readFrame(p.in, maxFrame, &told); err != nil {
 		return nil, err
 	}
 	switch {

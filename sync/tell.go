@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
@@ -42,13 +43,17 @@ func tell(p *plan.Plan, now, before *reading) *plan.Plan {
 	for i := range p.Steps {
 		id := cmp.Or(p.Steps[i].Of, p.Steps[i].Resource)
 		is, was := now.elsewhere(id), before.elsewhere(id)
-		if !is && !was {
+		if !is && !was && !slices.ContainsFunc(p.Steps[i].Changes, isLong) {
 			continue
 		}
 		if !own {
 			out.Steps, own = slices.Clone(p.Steps), true
 		}
 		s := &out.Steps[i]
+		s.Changes = cut(s.Changes)
+		if !is && !was {
+			continue
+		}
 		known := append(now.sets(id), before.sets(id)...)
 		hide := func(v *any) {
 			if text, ok := (*v).(string); *v == nil || ok && (text == setOnHost || slices.Contains(known, text)) {
@@ -56,7 +61,6 @@ func tell(p *plan.Plan, now, before *reading) *plan.Plan {
 			}
 			*v = elsewhere
 		}
-		s.Changes = slices.Clone(s.Changes)
 		for j := range s.Changes {
 			hide(&s.Changes[j].Old)
 			if is {
@@ -72,6 +76,29 @@ func tell(p *plan.Plan, now, before *reading) *plan.Plan {
 	}
 	out.Diagnostics = tellDiagnostics(p.Diagnostics, now)
 	return &out
+}
+
+// maxTold is how much of one value is told, in bytes: a line of it is shown.
+const maxTold = 4096
+
+func isLong(c plan.Change) bool { return long(c.Old) || long(c.New) }
+
+func long(v any) bool {
+	text, ok := v.(string)
+	return ok && len(text) > maxTold
+}
+
+// cut is a copy of changes without what of a value nobody reads.
+func cut(list []plan.Change) []plan.Change {
+	out := slices.Clone(list)
+	for i := range out {
+		for _, v := range []*any{&out[i].Old, &out[i].New} {
+			if long(*v) {
+				*v = strings.ToValidUTF8((*v).(string)[:maxTold], "") + "…"
+			}
+		}
+	}
+	return out
 }
 
 // tellDiagnostics puts what files of other repositories get wrong into words that quote nothing of them, at the line

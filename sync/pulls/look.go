@@ -587,9 +587,28 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	rec.force, rec.lag, rec.tries = false, 0, 0
 	rec.Commented = rec.Commented || !quiet
 	if shown != nil {
-		rec.Plan, rec.Digest, rec.Risks = shown, shown.Digest, sync.Risks(shown)
+		rec.Plan, rec.Digest, rec.Risks = worth(shown), shown.Digest, sync.Risks(shown)
 	}
 	return r.save(rec)
+}
+
+// maxKept is how many steps of a plan are kept to compare it with what came of it.
+const maxKept = 2000
+
+// worth is what of a plan is kept for that; nil when it is too much. A record is kept of every open pull request.
+func worth(p *plan.Plan) *plan.Plan {
+	out := &plan.Plan{Version: p.Version, Commit: p.Commit, Digest: p.Digest}
+	for i := range p.Steps {
+		s := p.Steps[i]
+		if !s.Action.Changes() && s.Action != plan.Blocked && s.Action != plan.Held && s.Action != plan.Unknown {
+			continue
+		}
+		if s.Declared = nil; len(out.Steps) == maxKept {
+			return nil
+		}
+		out.Steps = append(out.Steps, s)
+	}
+	return out
 }
 
 // annotations are the mistakes at their lines; nil without any.
