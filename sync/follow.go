@@ -26,7 +26,7 @@ type follower struct {
 	pausedUntil func() time.Time
 	started     func(*syncer, apply.Head, context.CancelCauseFunc) func()
 	relay       func(apply.Event)
-	stored      func(SyncStatus, *halt)
+	stored      func(SyncStatus, *halt, map[string]string)
 	contest     func(ctx context.Context, server string, id schema.ID, reason string)
 	changed     chan struct{} // files or refs may have changed
 	stirred     chan struct{} // a server may have changed
@@ -546,7 +546,7 @@ func (f *follower) conclude(ctx context.Context, v view, j job, p *plan.Plan, re
 		s.State, s.Error = "cancelled", "run "+f.halted.Run+" was cancelled: a new commit, or varan apply, goes on"
 	}
 	if f.stored != nil {
-		f.stored(*s, f.halted)
+		f.stored(*s, f.halted, f.others)
 	}
 }
 

@@ -2,7 +2,6 @@ package sync
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"log/slog"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/varanhq/varan/agent/protocol"
@@ -189,70 +187,31 @@ func (a app) uses(r *reading, id schema.ID) bool {
 	return ok && sameRepo(f.repo, a.addr)
 }
 
-// unsay takes out of what is said about the app's files what the config repository sets: an error would quote it. A
-// diagnostic stays as it is if it is the same whatever those values are.
+// unsay takes out of what is said about the app's files what the config repository sets.
 func (a app) unsay(ctx context.Context, r *reading) {
-	for id, d := range r.declared {
-		if !a.uses(r, id) || r.resolved[id].Stack() == nil || len(d.Diagnostics) == 0 && d.Unread == "" {
-			continue
+	for id := range r.declared {
+		if a.uses(r, id) {
+			r.declared[id] = r.unquoted(ctx, id, a.tree)
 		}
-		stack, res := *r.resolved[id].Stack(), *r.resolved[id]
-		stack.Environment = slices.Clone(stack.Environment)
-		for i := range stack.Environment {
-			stack.Environment[i].Value = elsewhere
-		}
-		res.Config = &stack
-		blind, _ := compose.Declare(ctx, compose.Input{Resource: &res, Tree: a.tree, Known: r.values.known})
-		told := *d
-		told.Diagnostics = slices.Clone(d.Diagnostics)
-		for i := range told.Diagnostics {
-			if diag := &told.Diagnostics[i]; !slices.Contains(blind.Diagnostics, *diag) {
-				diag.Message, diag.Hint = "compose does not take what becomes of this file with the values of "+string(id)+", which are not set in this repository", ""
-			}
-		}
-		if d.Unread != "" && d.Unread != blind.Unread {
-			told.Unread = "it depends on what is not set in this repository"
-		}
-		r.declared[id] = &told
 	}
 }
 
-// masks are the values that the config repository sets for the stacks of the app, and their parts, the longest first.
+// masks are the values that the config repository sets for the stacks of the app, but for those that stand in it.
 func (a app) masks(r *reading) []string {
-	var out []string
-	add := func(text string) {
-		if text != "" && !strings.Contains(a.tree.text.String(), text) && !slices.Contains(out, text) {
-			out = append(out, text)
+	var ids []schema.ID
+	for id := range r.resolved {
+		if a.uses(r, id) {
+			ids = append(ids, id)
 		}
 	}
-	for id, res := range r.resolved {
-		if !a.uses(r, id) || res.Stack() == nil {
-			continue
-		}
-		for _, kv := range res.Stack().Environment {
-			quoted := strconv.Quote(kv.Value)
-			add(kv.Value)
-			add(quoted[1 : len(quoted)-1])
-			for _, part := range strings.FieldsFunc(kv.Value, func(r rune) bool { return strings.ContainsRune(":/,;=@?& \t\n", r) }) {
-				if len(part) > 3 {
-					add(part)
-				}
-			}
-		}
-	}
-	slices.SortFunc(out, func(x, y string) int { return cmp.Or(cmp.Compare(len(y), len(x)), cmp.Compare(x, y)) })
-	return out
+	return slices.DeleteFunc(r.secondhand(ids), func(text string) bool { return strings.Contains(a.tree.text.String(), text) })
 }
 
 // only leaves in a plan what the app's repository is about, and of values those that stand in it.
 func (a app) only(p *plan.Plan, r *reading) []schema.ID {
 	var stacks []schema.ID
-	masks := a.masks(r)
-	mask := func(text *string) {
-		for _, m := range masks {
-			*text = strings.ReplaceAll(*text, m, elsewhere)
-		}
-	}
+	masked := masking(a.masks(r))
+	mask := func(text *string) { *text = masked(*text) }
 	p.Steps = slices.DeleteFunc(p.Steps, func(s plan.Step) bool { return !a.uses(r, s.Resource) })
 	p.Summary = plan.Summary{}
 	for _, action := range plan.Actions() {
@@ -260,7 +219,7 @@ func (a app) only(p *plan.Plan, r *reading) []schema.ID {
 	}
 	for i := range p.Steps {
 		s := &p.Steps[i]
-		s.Changes = cut(s.Changes)
+		s.Changes, s.Source = cut(s.Changes), r.sourceAt(a.addr, *s)
 		p.Summary[s.Action]++
 		stacks = append(stacks, s.Resource)
 		for j := range s.Changes {

@@ -7,6 +7,7 @@ import (
 	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
+	"github.com/varanhq/varan/sync/gitrepo"
 )
 
 // A Stage says what a Report tells.
@@ -33,6 +34,20 @@ type Report struct {
 	Diagnostics schema.Diagnostics
 	Why         string
 	Err         error
+
+	// Moved are the other repositories whose commits are new in this run; Stays: the config repository's is not.
+	Moved []Moved
+	Stays bool
+}
+
+// A Moved is another repository whose newest commit a run brought in: what it meant for the stacks that take their
+// files from there, with nothing in it of what other repositories say.
+type Moved struct {
+	Address gitrepo.Address
+	Branch  string
+	Commit  string
+	Plan    *plan.Plan
+	Result  *apply.Result // nil but for StageApplied
 }
 
 // A Reporter tells the world about commits. It is called from the run that the Report is about, never twice at

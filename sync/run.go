@@ -50,6 +50,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		s.refresh()
 	}
 	before := s.good
+	stays := before != nil && before.commit == r.commit
 	state := s.hold(s.observe(ctx, r, s.servers(r)), j) // an unreachable server is a fact in it, not an error
 	p := s.make(r, state, j)                            // pure: no clock, no I/O
 	s.planned(r, p, state, j)
@@ -60,7 +61,8 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		if news := s.setBack(v, "asking", "", p.Digest); !news {
 			return p, why, nil
 		}
-		s.say(ctx, Report{Stage: StagePlanned, Commit: v.commit, Trigger: j.trigger, Plan: tell(p, r, before), Diagnostics: r.diags})
+		s.say(ctx, Report{Stage: StagePlanned, Commit: v.commit, Trigger: j.trigger, Plan: tell(p, r, before), Diagnostics: r.diags,
+			Moved: s.brought(ctx, r, p, nil), Stays: stays})
 		return p, why, nil
 	}
 	if needsRun(p) && j.trigger == triggerCommit {
@@ -70,11 +72,16 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	if err != nil {
 		return p, result, err
 	}
+	var moved []Moved
+	if len(j.rules.Only) == 0 {
+		moved = s.brought(ctx, r, p, result)
+	}
 	s.applied(r, p, result, j)
-	if result.Run == "" && j.trigger != triggerCommit {
+	if result.Run == "" && j.trigger != triggerCommit && len(moved) == 0 {
 		return p, result, nil // a look that found nothing to do is no news
 	}
-	s.say(context.WithoutCancel(ctx), Report{Stage: StageApplied, Commit: v.commit, Run: result.Run, Trigger: j.trigger, Plan: tell(p, r, before), Result: result, Diagnostics: r.diags})
+	s.say(context.WithoutCancel(ctx), Report{Stage: StageApplied, Commit: v.commit, Run: result.Run, Trigger: j.trigger, Plan: tell(p, r, before), Result: result, Diagnostics: r.diags,
+		Moved: moved, Stays: stays})
 	return p, result, nil
 }
 

@@ -18,6 +18,8 @@ type remembered struct {
 	Good    string `json:"good"`
 	Applied string `json:"applied"`
 	Halted  *halt  `json:"halted,omitempty"`
+	// Others are the commits of other repositories that were let through.
+	Others map[string]string `json:"others,omitempty"`
 }
 
 const rememberedVersion = 1
@@ -37,6 +39,7 @@ func (d *Daemon) recall(s *syncer) error {
 	}
 	if m.Version == rememberedVersion && m.URL == s.status.URL {
 		s.status.Good, s.status.Applied, s.halted = m.Good, m.Applied, m.Halted
+		s.others = m.Others
 	}
 	d.pause = nil
 	var h plan.Hold
@@ -49,11 +52,11 @@ func (d *Daemon) recall(s *syncer) error {
 	return nil
 }
 
-func (d *Daemon) remember(s SyncStatus, h *halt) {
+func (d *Daemon) remember(s SyncStatus, h *halt, others map[string]string) {
 	if d.opts.DataDir == "" {
 		return
 	}
-	m := remembered{Version: rememberedVersion, URL: s.URL, Good: s.Good, Applied: s.Applied, Halted: h}
+	m := remembered{Version: rememberedVersion, URL: s.URL, Good: s.Good, Applied: s.Applied, Halted: h, Others: others}
 	if err := writeJSON(d.statePath(s.Name), m); err != nil {
 		d.opts.Log.Error("state of the sync not written", "sync", s.Name, "err", err)
 	}

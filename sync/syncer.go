@@ -50,10 +50,12 @@ type syncer struct {
 	failures map[schema.ID]int
 	waits    map[schema.ID]wait // failures that stopped nothing, until they are tried again
 	owed     map[schema.ID]bool
-	good     *reading // newest that could be read and was let through: drift is checked against it
-	regained bool     // good was looked for in what earlier processes kept
-	quiet    bool     // good was planned and nothing is left to do, nor has any server changed since
-	seenStir uint64   // stir when the servers were last looked at
+	good     *reading            // newest that could be read and was let through: drift is checked against it
+	others   map[string]string   // commits of other repositories that were let through last
+	late     map[string]*movedTo // of those, the ones that went wrong
+	regained bool                // good was looked for in what earlier processes kept
+	quiet    bool                // good was planned and nothing is left to do, nor has any server changed since
+	seenStir uint64              // stir when the servers were last looked at
 	put      map[schema.ID][]time.Time
 	keys     map[string]string // of the agents enrolled, by server; nil = not told yet
 
@@ -208,14 +210,18 @@ func (s *syncer) carryOn(ctx context.Context, r *reading, j job) (*plan.Plan, *a
 	s.mu.Unlock()
 	p.Commit = r.commit
 	p.Diagnostics = carriedOn(p.Diagnostics, s.good.diags, r.diags)
+	before := s.good
 	s.good = r
 	result := idle(&p, s.head(r.commit, j))
+	moved := s.brought(ctx, r, &p, result)
+	s.others = r.others
 	s.mu.Lock()
 	s.last, s.lastRead = &p, r
 	s.kept, s.pending = nil, nil
 	s.status.Good, s.status.Applied = r.commit, r.commit
 	s.mu.Unlock()
-	s.say(ctx, Report{Stage: StageApplied, Commit: r.commit, Trigger: j.trigger, Plan: tell(&p, r, nil), Result: result, Diagnostics: r.diags})
+	s.say(ctx, Report{Stage: StageApplied, Commit: r.commit, Trigger: j.trigger, Plan: tell(&p, r, nil), Result: result, Diagnostics: r.diags,
+		Moved: moved, Stays: before.commit == r.commit})
 	return &p, result, nil
 }
 
@@ -273,7 +279,7 @@ func (s *syncer) planned(r *reading, p *plan.Plan, state *plan.State, j job) {
 // applied takes a result in: what is owed, what failed, which commit stands.
 func (s *syncer) applied(r *reading, p *plan.Plan, res *apply.Result, j job) {
 	if len(j.rules.Only) == 0 {
-		s.good = r
+		s.good, s.others = r, r.others
 		s.owed = make(map[schema.ID]bool)
 	}
 	for _, id := range res.Cascades {

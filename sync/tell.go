@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/varanhq/varan/plan"
@@ -76,6 +77,12 @@ func tell(p *plan.Plan, now, before *reading) *plan.Plan {
 	}
 	out.Diagnostics = tellDiagnostics(p.Diagnostics, now)
 	return &out
+}
+
+// quotedInside is a text as %q writes it, without the quotes.
+func quotedInside(text string) string {
+	quoted := strconv.Quote(text)
+	return quoted[1 : len(quoted)-1]
 }
 
 // maxTold is how much of one value is told, in bytes: a line of it is shown.

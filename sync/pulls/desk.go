@@ -79,6 +79,7 @@ type Desk struct {
 	log    *slog.Logger
 	out    *outbox
 	inbox  *inbox
+	others *inbox // of what is to be told at other repositories than the config's
 	daemon Daemon // set by Run
 
 	mu       gosync.Mutex     // guards below
@@ -113,6 +114,9 @@ func New(opts Options) (*Desk, error) {
 	}
 	d.out.may, d.out.sent = opts.May, d.commented
 	if d.inbox, err = openInbox(filepath.Join(opts.Dir, "reports"), log); err != nil {
+		return nil, err
+	}
+	if d.others, err = openInbox(filepath.Join(opts.Dir, "others"), log); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -201,7 +205,8 @@ func (d *Desk) Run(ctx context.Context, daemon Daemon) error {
 	for _, domain := range d.domains() {
 		g.Go(func() error { return d.out.run(ctx, domain) })
 	}
-	g.Go(func() error { return d.deliver(ctx) })
+	g.Go(func() error { return d.deliver(ctx, d.inbox, d.letters) })
+	g.Go(func() error { return d.deliver(ctx, d.others, d.lettersMoved) })
 	if len(d.forges) == 0 {
 		return g.Wait()
 	}

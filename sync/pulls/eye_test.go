@@ -11,6 +11,7 @@ import (
 	"github.com/varanhq/varan/schema"
 	"github.com/varanhq/varan/sync"
 	"github.com/varanhq/varan/sync/forge"
+	"github.com/varanhq/varan/sync/gitrepo"
 	"github.com/varanhq/varan/sync/report"
 )
 
@@ -323,4 +324,62 @@ func TestFastForward(t *testing.T) {
 	if st := s.status("one", "varan/apply"); st.State != forge.Failure {
 		t.Errorf("the failed commit says %+v", st)
 	}
+}
+
+// TestMovedIsTold: what a merge in an app's repository did is told there, and does not take the place of what was told
+// in the config repository.
+func TestMovedIsTold(t *testing.T) {
+	s := newScene(t)
+	shop, err := gitrepo.ParseAddress("https://forge.example/acme/shop.git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.daemon.also = []sync.Watched{{Address: shop, Branch: "prod"}}
+	s.open(1, "one", some(plan.Create))
+	pr := s.open(5, "five", some(plan.Update))
+	pr.Base.Branch = "prod"
+	s.daemon.refs["prod"] = sha("prodbase")
+	s.start()
+	s.until("both previews", func() bool { return s.forge.body(1) != "" && s.forge.body(5) != "" })
+	s.merge(1, "merged")
+	s.Report(t.Context(), applied("merged", apply.StatusDone))
+	s.until("the config's outcome", func() bool { return strings.Contains(s.forge.body(1), "✅") })
+	told := s.forge.body(1)
+
+	s.merge(5, "shopmerged")
+	p := some(plan.Update)
+	p.Steps[0].Causes[0].Detail = ""
+	result := applied("x", apply.StatusFailed).Result
+	r := applied("merged", apply.StatusFailed)
+	r.Stays, r.Moved = true, []sync.Moved{{Address: shop, Branch: "prod", Commit: sha("shopmerged"), Plan: p, Result: result}}
+	s.Report(t.Context(), r)
+	s.until("failure there", func() bool {
+		st := s.status("shopmerged", "varan/apply")
+		return st.State == forge.Failure && strings.Contains(st.Description, "not become healthy") && strings.Contains(s.forge.body(5), "not become healthy")
+	})
+	s.until("failure at the config's commit", func() bool { return s.status("merged", "varan/apply").State == forge.Failure })
+	time.Sleep(30 * time.Millisecond)
+	if s.forge.body(1) != told {
+		t.Errorf("the config's pull request says now\n%s", s.forge.body(1))
+	}
+	if strings.Contains(s.forge.body(5), "canary-output") {
+		t.Error("what a container printed is told")
+	}
+	s.stop()
+	s.start() // a restart tells nothing again
+	n := len(s.forge.wroteAll())
+	time.Sleep(60 * time.Millisecond)
+	if got := s.forge.wroteAll()[n:]; len(got) > 0 {
+		t.Errorf("written again: %q", got)
+	}
+
+	// Its files are refused.
+	blocked := some(plan.Blocked, schema.Diagnostic{Severity: schema.SeverityError, Pos: schema.Pos{File: "compose.yaml", Line: 3}, Message: "no such thing"})
+	r = applied("merged", apply.StatusDone)
+	r.Stays, r.Moved = true, []sync.Moved{{Address: shop, Branch: "prod", Commit: sha("wrong"), Plan: blocked, Result: &apply.Result{Status: apply.StatusDone}}}
+	s.Report(t.Context(), r)
+	s.until("what is wrong", func() bool {
+		st := s.status("wrong", "varan/apply")
+		return st.State == forge.Failure && strings.Contains(st.Description, "compose.yaml:3")
+	})
 }

@@ -290,6 +290,7 @@ type fakeDaemon struct {
 	previews []sync.Subject
 	approved []string
 	approve  error
+	also     []sync.Watched
 }
 
 func (d *fakeDaemon) Watched() []sync.Watched {
@@ -297,7 +298,9 @@ func (d *fakeDaemon) Watched() []sync.Watched {
 	if err != nil {
 		panic(err)
 	}
-	return []sync.Watched{{Address: at, Branch: "main", Config: true}}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]sync.Watched{{Address: at, Branch: "main", Config: true}}, d.also...)
 }
 
 func (d *fakeDaemon) Basis() (string, string) {

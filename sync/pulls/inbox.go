@@ -33,6 +33,11 @@ type kept struct {
 	Diagnostics schema.Diagnostics `json:"diagnostics,omitempty"`
 	Why         string             `json:"why,omitempty"`
 	At          time.Time          `json:"at"`
+	// Stays: other repositories moved, the config's did not.
+	Stays bool `json:"stays,omitempty"`
+	// Repo and Branch are set where it is about another repository than the config's, at Commit.
+	Repo   string `json:"repo,omitempty"`
+	Branch string `json:"branch,omitempty"`
 	// Again: the commit's status was told; this is for the comment of a pull request that was not known then.
 	Again bool `json:"again,omitempty"`
 }
@@ -119,11 +124,12 @@ func (d *Desk) Report(ctx context.Context, r sync.Report) {
 	if len(d.domains()) == 0 || r.Commit == "" || r.Stage == sync.StageUnreachable {
 		return
 	}
+	d.reportMoved(ctx, r)
 	if r.Stage == sync.StageApplied && r.Trigger == "drift" && (r.Result == nil || r.Result.OK()) {
 		return // put right as declared: the commit's word stands
 	}
 	k := &kept{Stage: r.Stage, Sync: r.Sync, Commit: r.Commit, Run: r.Run, Trigger: r.Trigger, Plan: r.Plan, Result: r.Result,
-		Diagnostics: r.Diagnostics, Why: r.Why, At: time.Now().UTC()}
+		Diagnostics: r.Diagnostics, Why: r.Why, At: time.Now().UTC(), Stays: r.Stays}
 	if r.Result != nil && len(r.Result.Steps) > 0 && !d.printing() { // what containers print stays here
 		quiet := *r.Result
 		quiet.Steps = slices.Clone(quiet.Steps)
@@ -134,6 +140,21 @@ func (d *Desk) Report(ctx context.Context, r sync.Report) {
 	}
 	if err := d.inbox.put(k); err != nil {
 		d.log.ErrorContext(ctx, "the forge will not be told about a commit", "commit", r.Commit, "stage", r.Stage, "err", err)
+	}
+}
+
+// reportMoved keeps what is worth telling the repositories that stacks come from. They have an inbox of their own: one
+// that cannot be asked keeps nobody waiting who waits for a word on the config repository.
+func (d *Desk) reportMoved(ctx context.Context, r sync.Report) {
+	for _, m := range r.Moved {
+		if _, ours := d.forgeOf(m.Address); !ours {
+			continue
+		}
+		k := &kept{Stage: r.Stage, Sync: r.Sync, Commit: m.Commit, Run: r.Run, Trigger: r.Trigger, Plan: m.Plan, Result: m.Result,
+			At: time.Now().UTC(), Repo: m.Address.String(), Branch: m.Branch}
+		if err := d.others.put(k); err != nil {
+			d.log.ErrorContext(ctx, "the forge will not be told about a commit", "repo", k.Repo, "commit", k.Commit, "stage", r.Stage, "err", err)
+		}
 	}
 }
 
@@ -148,20 +169,29 @@ func (d *Desk) printing() bool {
 	return false
 }
 
-// deliver turns reports into letters, one after another.
-func (d *Desk) deliver(ctx context.Context) error {
+// maxUntold is how often it is tried to tell about a repository whose forge does not answer what must be asked.
+const maxUntold = 5
+
+// deliver turns an inbox's reports into letters, one after another.
+func (d *Desk) deliver(ctx context.Context, from *inbox, lettersOf func(context.Context, *kept) ([]*letter, func() error, error)) error {
 	fails := 0
 	for {
-		name, k := d.inbox.first()
+		name, k := from.first()
 		if k == nil {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-d.inbox.wake:
+			case <-from.wake:
 			}
 			continue
 		}
-		letters, settled, err := d.letters(ctx, k)
+		letters, settled, err := lettersOf(ctx, k)
+		if err != nil && k.Repo != "" && fails >= maxUntold && !errors.Is(err, errLater) {
+			if _, passes := forge.Retry(err); !passes {
+				d.log.ErrorContext(ctx, "the forge is not told about a commit", "repo", k.Repo, "commit", k.Commit, "err", err)
+				letters, settled, err = nil, nil, nil
+			}
+		}
 		if err == nil {
 			err = d.out.put(letters...)
 		}
@@ -170,12 +200,14 @@ func (d *Desk) deliver(ctx context.Context) error {
 		}
 		if err == nil {
 			fails = 0
-			d.mu.Lock()
-			d.last = k
-			d.mu.Unlock()
-			d.inbox.mu.Lock()
-			d.inbox.drop(name)
-			d.inbox.mu.Unlock()
+			if k.Repo == "" {
+				d.mu.Lock()
+				d.last = k
+				d.mu.Unlock()
+			}
+			from.mu.Lock()
+			from.drop(name)
+			from.mu.Unlock()
 			continue
 		}
 		if ctx.Err() != nil {
@@ -209,6 +241,30 @@ func (d *Desk) letters(ctx context.Context, k *kept) (out []*letter, settled fun
 		}
 		return nil, nil, nil // the config repository lies on no forge of ours
 	}
+	return d.lettersTo(ctx, r, k)
+}
+
+// lettersMoved is letters for another repository that stacks take their files from.
+func (d *Desk) lettersMoved(ctx context.Context, k *kept) (out []*letter, settled func() error, err error) {
+	d.mu.Lock()
+	var r *repository
+	for _, one := range d.repos {
+		if !one.unused && !one.w.Config && one.w.Address.String() == k.Repo && one.w.Branch == k.Branch {
+			r = one
+		}
+	}
+	watched := d.watched
+	d.mu.Unlock()
+	switch {
+	case r == nil && !watched:
+		return nil, nil, errLater
+	case r == nil, k.Stage == sync.StageApplying: // two words a commit are enough there
+		return nil, nil, nil
+	}
+	return d.lettersTo(ctx, r, k)
+}
+
+func (d *Desk) lettersTo(ctx context.Context, r *repository, k *kept) (out []*letter, settled func() error, err error) {
 	if k.Stage == sync.StageApplied && k.Run == "" && !k.Again && r.isFinal(k.Commit) {
 		return nil, nil, nil // looked at again after a restart: what was done stays told
 	}
@@ -224,6 +280,9 @@ func (d *Desk) letters(ctx context.Context, k *kept) (out []*letter, settled fun
 		status.State, status.Description = forge.Pending, report.ApplyStatus(&apply.Result{Status: apply.StatusRunning})
 	case sync.StageApplied:
 		status.State, status.Description = outcome(k.Result), report.ApplyStatus(k.Result)
+		if k.Repo != "" && status.State == forge.Success && (k.Plan.HasErrors() || k.Plan.Summary[plan.Blocked] > 0) {
+			status.State, status.Description = forge.Failure, report.BlockedStatus(k.Plan)
+		}
 	default:
 		return nil, nil, nil
 	}
@@ -237,6 +296,10 @@ func (d *Desk) letters(ctx context.Context, k *kept) (out []*letter, settled fun
 		return out, settled, nil // the comment follows with the outcome
 	}
 	prs, err := r.mergedAs(ctx, k.Commit, k.At)
+	if errors.Is(err, forge.ErrForbidden) { // the status at least
+		d.log.WarnContext(ctx, "which pull request a commit came by is not told", "repo", r.repo.String(), "commit", k.Commit, "err", err)
+		return out, settled, nil
+	}
 	if err != nil {
 		return nil, nil, err
 	}

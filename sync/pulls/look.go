@@ -564,7 +564,7 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 		at = r.repo
 	}
 	letters := []*letter{{Domain: domain, Repo: at, SHA: pr.Head.SHA, Status: &status}}
-	if r.w.Config && !merged { // so that it can be a required check too; a fast-forward made it the branch's own commit
+	if !merged { // so that it can be a required check too; a fast-forward made it the branch's own commit
 		waits := forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge", Branch: pr.Head.Branch}
 		letters = append(letters, &letter{Domain: domain, Repo: at, SHA: pr.Head.SHA, Status: &waits})
 	}
@@ -609,6 +609,16 @@ func worth(p *plan.Plan) *plan.Plan {
 		out.Steps = append(out.Steps, s)
 	}
 	return out
+}
+
+// bare is a plan without values.
+func bare(p *plan.Plan) *plan.Plan {
+	out := *p
+	out.Steps = slices.Clone(p.Steps)
+	for i := range out.Steps {
+		out.Steps[i] = sync.Bare(out.Steps[i])
+	}
+	return &out
 }
 
 // annotations are the mistakes at their lines; nil without any.
@@ -680,9 +690,7 @@ func (r *repository) groups(ctx context.Context) error {
 		status.Description = clip(status.Description, forge.MaxDescription)
 		domain := r.domain
 		letters := []*letter{{Domain: domain, Repo: r.repo, SHA: sha, Status: &status}}
-		if r.w.Config {
-			letters = append(letters, &letter{Domain: domain, Repo: r.repo, SHA: sha, Status: &forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge"}})
-		}
+		letters = append(letters, &letter{Domain: domain, Repo: r.repo, SHA: sha, Status: &forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge"}})
 		if err = r.d.out.put(letters...); err != nil {
 			errs = append(errs, err)
 			continue
@@ -820,7 +828,14 @@ func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, err
 	rec := r.record(n)
 	r.mu.Lock()
 	previewed, commented, url, notes := rec.Plan, rec.Commented, rec.URL, slices.Clone(rec.Notes)
+	over := k.Stays && k.Stage == sync.StageApplied && rec.Told && rec.Asks == ""
 	r.mu.Unlock()
+	if over { // what it did stays told; this run was for another repository
+		return nil, nil
+	}
+	if k.Repo != "" && previewed != nil && previewed.Digest != k.Plan.Digest {
+		previewed = bare(previewed) // there no value is told, so none is compared
+	}
 	about := r.d.about(r, k.Commit)
 	about.Previewed, about.Page = previewed, r.d.page(k.Run)
 	about.Output = r.forge().ReportOutput && r.isPrivate(ctx)

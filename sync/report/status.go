@@ -52,6 +52,14 @@ func PlanStatus(p *plan.Plan) string {
 	return Status(s)
 }
 
+// BlockedStatus describes a commit that is not applied as far as its files are refused.
+func BlockedStatus(p *plan.Plan) string {
+	if countErrors(p.Diagnostics) > 0 {
+		return PlanStatus(p)
+	}
+	return Status("Not applied: " + Counts(p.Summary))
+}
+
 // BrokenStatus describes a commit that cannot be planned.
 func BrokenStatus(ds []schema.Diagnostic) string { return PlanStatus(&plan.Plan{Diagnostics: ds}) }
 

@@ -422,10 +422,12 @@ func TestPullApp(t *testing.T) {
 	if !strings.Contains(body, "after") || strings.Contains(body, "canary-of-infra") || strings.Contains(body, h.id+"-a`") {
 		t.Errorf("it shows what is not its own:\n%s", body)
 	}
-	if s := shop.Status(head, "varan/apply"); s.State != "" {
-		t.Errorf("what applies it is not known there: %+v", s)
-	}
-	if _, err := shop.Merge(n, "ann", forgetest.MergeCommit); err != nil {
+	h.eventually("what can be a required check", 10*time.Second, func() (bool, string) {
+		s := shop.Status(head, "varan/apply")
+		return s.State == "success", fmt.Sprintf("%+v", s)
+	})
+	merged, err := shop.Merge(n, "ann", forgetest.MergeCommit)
+	if err != nil {
 		t.Fatal(err)
 	}
 	h.eventually("the service as merged", 60*time.Second, func() (bool, string) {
@@ -440,4 +442,33 @@ func TestPullApp(t *testing.T) {
 		}
 		return false, h.names()
 	})
+	h.eventually("the outcome there", 30*time.Second, func() (bool, string) {
+		for _, c := range shop.Comments(n) {
+			body = c.Body
+		}
+		s := shop.Status(merged, "varan/apply")
+		return s.State == "success" && strings.Contains(body, "✅"), fmt.Sprintf("%+v\n%s", s, body)
+	})
+	if len(shop.Comments(n)) != 1 || strings.Contains(body, "canary-of-infra") || strings.Contains(body, h.id+"-a`") || strings.Contains(body, "shop.toml") {
+		t.Errorf("%d comments, the last one:\n%s", len(shop.Comments(n)), body)
+	}
+	t.Logf("the comment after the merge:\n%s", body)
+
+	// What compose does not take is told there, at its line, and what runs stays.
+	if _, err := shop.Push("ann", "bad", map[string]string{"compose.yaml": "services:\n  web:\n    image: varan-e2e:1\n    ports: [\"${ELSEWHERE}\"]\n"}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err = shop.Open("ann", "bad", shop, "bad", "main"); err != nil {
+		t.Fatal(err)
+	}
+	if merged, err = shop.Merge(n, "ann", forgetest.Squash); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually("failure there", 30*time.Second, func() (bool, string) {
+		s := shop.Status(merged, "varan/apply")
+		return s.State == "failure" && strings.Contains(s.Description, "compose.yaml"), fmt.Sprintf("%+v", s)
+	})
+	if s := shop.Status(merged, "varan/apply"); strings.Contains(s.Description, "canary-of-infra") {
+		t.Errorf("the status tells what is not its own: %q", s.Description)
+	}
 }
