@@ -55,6 +55,19 @@ func ParseAddress(s string) (Address, error) {
 	return Address{}, fmt.Errorf("hub address %q: HOST:PORT, tls://HOST:PORT and wss://HOST are understood", s)
 }
 
+// ParseAddresses reads one address, or several with commas between: the servers of a NATS cluster.
+func ParseAddresses(s string) ([]Address, error) {
+	var out []Address
+	for _, one := range strings.Split(s, ",") {
+		a, err := ParseAddress(strings.TrimSpace(one))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
 // String is the address as a person would write it.
 func (a Address) String() string {
 	if a.web != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -45,6 +46,8 @@ const (
 // Following is how Follow goes about it.
 type Following struct {
 	Hub Address
+	// Others are further addresses of the same hub, the servers of a cluster: each in turn is tried.
+	Others []Address
 	// KeyFile holds the agent's key; a key waiting in NextKeyFile beside it takes its place once the hub lets it in
 	// and the old one no longer. "" = there is never another one.
 	KeyFile string
@@ -69,7 +72,10 @@ func Follow(ctx context.Context, f Following, opts Options) error {
 		}
 		told = n
 	}
-	for {
+	all := append([]Address{f.Hub}, f.Others...)
+	at := rand.N(len(all)) // so that not all agents of a fleet are at one server
+	for ; ; at++ {
+		f.Hub = all[at%len(all)]
 		began := time.Now()
 		news, err := once(ctx, f, opts)
 		if ctx.Err() != nil {
@@ -96,6 +102,8 @@ func Follow(ctx context.Context, f Following, opts Options) error {
 		switch {
 		case news == Refused:
 			pause = min(pause, refusedMax)
+		case len(f.Others) > 0 && at%len(all) != len(all)-1: // the next may be well
+			pause = min(pause, busyMax)
 		case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
 			pause = min(pause, busyMax)
 		}
@@ -140,6 +148,9 @@ func once(ctx context.Context, f Following, opts Options) (News, error) {
 		nats.ReconnectBufSize(-1),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { last = err }),
 		nats.ClosedHandler(func(c *nats.Conn) { cancel(cmp.Or(c.LastError(), last, errClosed)) }))
+	if err != nil && strings.Contains(err.Error(), "expected 'PONG'") { // how NATS's client says it
+		err = fmt.Errorf("no daemon said whether to let this agent in: %w", err)
+	}
 	if err != nil {
 		return newsOf(err), err
 	}

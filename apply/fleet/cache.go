@@ -24,7 +24,7 @@ type kept struct {
 // recall is what is kept of an agent's host, if it still holds. This process's own agent is asked anew, which costs
 // nothing. change counts what was heard of it, for keep.
 func (h *Hub) recall(key string) (state plan.ServerState, change uint64, ok bool) {
-	_, connected := h.gate.connected(key)
+	_, connected := h.front.connected(key)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	change = h.changes[key]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/varanhq/varan/agent/protocol"
@@ -189,6 +190,9 @@ func (h *Hub) giveUp(agent string, which func(waiter) bool) {
 
 // exchange sends one message and waits for the one that answers it.
 func (h *Hub) exchange(ctx context.Context, key string, m wire.Manifest, body any) (*wire.Message, error) {
+	if !h.leads() {
+		return nil, errFollows
+	}
 	data, err := protocol.Encode(body)
 	if err != nil {
 		return nil, fmt.Errorf("write message: %w", err)
@@ -265,6 +269,9 @@ func (h *Hub) next(key string) (term, seq uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.seqs[key]++
+	if h.tenure != nil {
+		return h.tenure.Term(), h.seqs[key]
+	}
 	return h.term, h.seqs[key]
 }
 
@@ -279,6 +286,11 @@ func (h *Hub) hello(ctx context.Context, key string) (*session, error) {
 	var g wire.Greeting
 	if err := h.read(reply, &g); err != nil {
 		return nil, err
+	}
+	if h.opts.Cluster != nil {
+		if err := h.outranked(ctx, key, g.Term); err != nil {
+			return nil, err
+		}
 	}
 	return h.met(reply, g)
 }
@@ -303,6 +315,15 @@ func (h *Hub) met(m *wire.Message, g wire.Greeting) (*session, error) {
 	return s, nil
 }
 
+// hears reports whether an agent that is let in speaks on subject, and not too often. It costs less than to check a
+// signature, and a cluster's servers let everybody speak as fast as he likes.
+func (h *Hub) hears(subject string, data []byte) bool {
+	key := subject[strings.LastIndexByte(subject, '.')+1:]
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.tenure != nil && h.servers[key] != ""
+}
+
 // accept lets in what an enrolled agent signed and this hub waits for.
 func (h *Hub) accept(m *wire.Manifest) error {
 	if m.To != "" && m.To != h.endpoint.CurveKey() {
@@ -310,9 +331,13 @@ func (h *Hub) accept(m *wire.Manifest) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.opts.Cluster != nil && h.tenure == nil {
+		return wire.ErrIgnore // the leader's
+	}
 	if m.From != m.Agent || h.servers[m.From] == "" {
 		return wire.Refusal("not an agent of this fleet")
 	}
+	h.front.heard(m.From)
 	switch m.Kind {
 	case wire.Here, wire.Changed, wire.Progress, wire.Figures:
 		if m.Chunks > 1 || m.To == "" && (m.Kind == wire.Progress || m.Kind == wire.Figures) {

@@ -23,6 +23,7 @@ import (
 	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/agent/protocol/wire"
 	"github.com/varanhq/varan/apply"
+	"github.com/varanhq/varan/apply/lease"
 )
 
 var _ apply.Fleet = (*Hub)(nil)
@@ -37,6 +38,7 @@ type Options struct {
 	Listen     string       // HOST:PORT where agents connect over TLS; "" = only from within this process
 	Own        string       // public key of this process's own agent, which no commit enrols; it stands for [This]
 	KeyFile    string       // where Key came from: keys locked out by hand are listed beside it; "" = nothing is kept
+	Cluster    *Cluster     // nil = the NATS server is in this process; else JournalDir, Listen and Own count for nothing
 	Log        *slog.Logger // nil = discarded
 }
 
@@ -49,8 +51,14 @@ type Hub struct {
 	opts   Options
 	log    *slog.Logger
 	server *server.Server
-	gate   *gate
+	gate   *gate // nil = the server is a cluster's
+	front  front
 	addr   net.Addr // where it listens; nil = nowhere
+
+	// Of a cluster.
+	logins   logins
+	contacts *contacts
+	rollTurn chan struct{} // has a token when the roll is to be read or written
 
 	own      *nats.Conn // in the daemon's account: JetStream
 	agents   *nats.Conn // in the agents' account
@@ -81,7 +89,23 @@ type Hub struct {
 	waiting   map[string]*Waiting // by public key
 	revoked   map[string]bool     // public keys locked out by hand
 	enrolled  map[string]string   // what was committed last: server by public key
+	tenure    *lease.Tenure       // in a cluster: nil = another daemon leads
+	greeted   map[string]bool     // agents met in this tenure, by public key
+	bucket    jetstream.KeyValue  // of the cluster
+	replicas  int                 // of each stream there
+	troubles  map[string]string   // what is wrong with the cluster
+	serial    uint64              // of the roll
+	rollDue   bool                // the roll is not yet as decided here
 	led       bool                // an agent was met, so term is above what agents obeyed before
+}
+
+// A front is where agents come in.
+type front interface {
+	// connected tells from where the agent with this key is connected, if that is known.
+	connected(key string) (from netip.Addr, ok bool)
+	heard(key string)
+	unlock() // lets agents in from now on
+	shut()
 }
 
 // A session is what an agent said of itself, from its hello until it starts anew.
@@ -120,16 +144,26 @@ func Start(opts Options) (*Hub, error) {
 		opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler)), changed: make(chan string, 256),
 		keys: make(map[string]string), servers: make(map[string]string), sessions: make(map[string]*session), seqs: make(map[string]uint64),
 		answers: make(map[string]waiter), progress: make(map[protocol.OpID]*listener), figures: make(map[string]told), states: make(map[string]kept), changes: make(map[string]uint64), term: 1,
-		waiting: make(map[string]*Waiting), revoked: make(map[string]bool),
+		waiting: make(map[string]*Waiting), revoked: make(map[string]bool), rollTurn: make(chan struct{}, 1),
 		started: time.Now(),
 	}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	if err := errors.Join(h.readRevoked(), h.resumeRotation()); err != nil {
 		return nil, err
 	}
+	if opts.Cluster != nil {
+		h.opts.Own = ""
+	}
 	h.admit()
-	if err := h.start(); err != nil {
+	begin := h.start
+	if opts.Cluster != nil {
+		begin = func() error { return h.join(h.ctx) }
+	}
+	if err := begin(); err != nil {
 		h.Close()
+		if opts.Cluster != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("start the fleet's message server: %w", err)
 	}
 	return h, nil
@@ -169,6 +203,7 @@ func (h *Hub) start() error {
 	if h.gate, err = newGate(h.server, h.log, h.left); err != nil {
 		return err
 	}
+	h.front = h.gate
 	h.server.SetLoggerV2(natsLog{h.log}, false, false, false)
 	h.server.Start()
 	if !h.server.ReadyForConnections(20 * time.Second) {
@@ -238,8 +273,8 @@ func (h *Hub) Close() {
 	if h.own != nil {
 		h.own.Close()
 	}
-	if h.gate != nil {
-		h.gate.shut()
+	if h.front != nil {
+		h.front.shut()
 	}
 	if h.server != nil {
 		h.server.Shutdown()
@@ -252,7 +287,7 @@ func (h *Hub) JetStream() jetstream.JetStream { return h.js }
 
 // ReopenJournal makes JetStream writable again: it gives up on a disk that was full or failed, for good.
 func (h *Hub) ReopenJournal() error {
-	if h.opts.JournalDir == "" {
+	if h.server == nil || h.opts.JournalDir == "" {
 		return nil
 	}
 	if err := h.server.ShutdownJetStream(); err != nil {
@@ -274,14 +309,16 @@ func (h *Hub) ReopenJournal() error {
 }
 
 // JournalIsOpen reports whether JetStream runs: it ends by itself on a disk that is full.
-func (h *Hub) JournalIsOpen() bool { return h.opts.JournalDir == "" || h.server.JetStreamEnabled() }
+func (h *Hub) JournalIsOpen() bool {
+	return h.server == nil || h.opts.JournalDir == "" || h.server.JetStreamEnabled()
+}
 
 // Addr is where agents connect; nil if from nowhere outside this process.
 func (h *Hub) Addr() net.Addr { return h.addr }
 
 // WebSocket takes in an agent that came by HTTP from the address given. A hub that does not listen takes in nobody.
 func (h *Hub) WebSocket(w http.ResponseWriter, r *http.Request, from netip.Addr) {
-	if h.opts.Listen == "" {
+	if h.gate == nil || h.opts.Listen == "" {
 		http.NotFound(w, r)
 		return
 	}
@@ -334,7 +371,8 @@ func (h *Hub) Enrol(keys map[string]string) error {
 	for _, key := range gone {
 		h.disconnect(key)
 	}
-	h.gate.unlock()
+	h.front.unlock()
+	h.passOn()
 	return errors.Join(errs...)
 }
 
@@ -359,8 +397,26 @@ func (h *Hub) admit() (gone []string) {
 	return gone
 }
 
-// disconnect drops an agent's connections.
+// passOn has the other daemons told soon who is let in.
+func (h *Hub) passOn() {
+	if h.opts.Cluster == nil {
+		return
+	}
+	h.mu.Lock()
+	h.rollDue = true
+	h.mu.Unlock()
+	h.nudgeRoll()
+}
+
+// disconnect drops an agent's connections. In a cluster, which cuts nobody for us, nothing it says is heard any more.
 func (h *Hub) disconnect(key string) {
+	if h.server == nil {
+		h.contacts.forget(key)
+		h.mu.Lock()
+		h.giveUp(key, func(waiter) bool { return true })
+		h.mu.Unlock()
+		return
+	}
 	conns, err := h.server.Connz(&server.ConnzOptions{Username: true, Account: agentsAccount, Limit: 1 << 20})
 	if err != nil {
 		h.log.Error("agent cannot be disconnected", "err", err)
@@ -388,7 +444,11 @@ func (h *Hub) agent(name string) (string, error) {
 	defer h.mu.Unlock()
 	key := h.keys[name]
 	if key == "" {
-		return "", fmt.Errorf("server %s: %w: no agent is enrolled for it", name, apply.ErrUnreachable)
+		more := ""
+		if h.opts.Cluster != nil {
+			more = "; with [hub] url no agent runs inside the daemon: start varan agent on that machine and commit its public_key"
+		}
+		return "", fmt.Errorf("server %s: %w: no agent is enrolled for it%s", name, apply.ErrUnreachable, more)
 	}
 	return key, nil
 }

@@ -56,6 +56,9 @@ func (h *Hub) resumeRotation() error {
 // called again, and agents that come back are told by themselves. Finish makes it so although some are missing: these
 // obey nothing until they are started with the next key.
 func (h *Hub) Rotate(ctx context.Context, finish bool) (Rotation, error) {
+	if h.opts.Cluster != nil {
+		return Rotation{}, errors.New("change the fleet's key: not while daemons meet at a cluster, whose configuration names keys that derive from it (docs/high-availability.md says how)")
+	}
 	if h.opts.KeyFile == "" {
 		return Rotation{}, errors.New("change the fleet's key: it was not read from a file")
 	}

@@ -21,6 +21,9 @@ type Status struct {
 	Key    string        `json:"key"`              // the fleet's, public: what agents are started with
 	Listen string        `json:"listen,omitempty"` // where agents connect over TLS; "" = nowhere
 	Agents []AgentStatus `json:"agents"`
+	// Cluster is where daemons and agents meet instead; Trouble what is wrong with it.
+	Cluster string   `json:"cluster,omitempty"`
+	Trouble []string `json:"trouble,omitempty"`
 	// Waiting are agents whose keys no commit enrols, or that were revoked.
 	Waiting []Waiting `json:"waiting"`
 	Revoked []string  `json:"revoked,omitempty"`
@@ -43,6 +46,9 @@ func (h *Hub) Status() Status {
 	if h.addr != nil {
 		st.Listen = h.addr.String()
 	}
+	if h.opts.Cluster != nil {
+		st.Cluster, st.Trouble = h.opts.Cluster.URL, h.Trouble()
+	}
 	if r := h.Rotation(); r.Next != "" {
 		st.Rotation = &r
 	}
@@ -50,7 +56,7 @@ func (h *Hub) Status() Status {
 	defer h.mu.Unlock()
 	for key, server := range h.enrolled {
 		a := AgentStatus{Server: server, Key: key, Revoked: h.revoked[key]}
-		a.From, a.Connected = h.gate.connected(key)
+		a.From, a.Connected = h.front.connected(key)
 		st.Agents = append(st.Agents, a)
 	}
 	slices.SortFunc(st.Agents, func(a, b AgentStatus) int { return strings.Compare(a.Server, b.Server) })
@@ -105,6 +111,9 @@ func (h *Hub) Revoke(key string, off bool) error {
 	if key == h.opts.Own || key == h.FleetKey() {
 		return errors.New("revoke: that is the daemon's own key")
 	}
+	if !h.leads() {
+		return fmt.Errorf("revoke: %w; ask the one that does", errFollows)
+	}
 	h.mu.Lock()
 	if h.revoked[key] != off {
 		h.mu.Unlock()
@@ -127,6 +136,7 @@ func (h *Hub) Revoke(key string, off bool) error {
 	for _, key := range gone {
 		h.disconnect(key)
 	}
+	h.passOn()
 	return nil
 }
 

@@ -37,16 +37,18 @@ type Options struct {
 	MaxBytes int64         // 128 MiB
 	MaxAge   time.Duration // 90 days
 	Patience time.Duration // how long the disk may take to write an entry: 30 s
+	Replicas int           // how many servers of a cluster keep it: 1
 }
 
 // A Journal is an apply.Journal on disk. Its methods may be called side by side.
 type Journal struct {
-	js     jetstream.JetStream
-	stream jetstream.Stream
+	js   jetstream.JetStream
+	conf jetstream.StreamConfig
 
 	patience time.Duration
 
 	mu      sync.Mutex // guards below, and keeps entries in order
+	stream  jetstream.Stream
 	pending []jetstream.PubAckFuture
 	runs    []*head // in the order they began
 	byID    map[string]*head
@@ -63,16 +65,17 @@ var _ apply.Journal = (*Journal)(nil)
 
 // Open opens the journal, or makes an empty one.
 func Open(ctx context.Context, js jetstream.JetStream, opts Options) (*Journal, error) {
-	stream, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	conf := jetstream.StreamConfig{
 		Name: streamName, Subjects: []string{"run.>"}, Storage: jetstream.FileStorage,
-		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
-		AllowDirect: true,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, Replicas: cmp.Or(opts.Replicas, 1),
+		AllowDirect: cmp.Or(opts.Replicas, 1) == 1, // of several servers one may be late: what was appended must be read
 		MaxBytes:    cmp.Or(opts.MaxBytes, 128<<20), MaxAge: cmp.Or(opts.MaxAge, 90*24*time.Hour),
-	})
+	}
+	stream, err := js.CreateOrUpdateStream(ctx, conf)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	j := &Journal{js: js, stream: stream, patience: cmp.Or(opts.Patience, ackTimeout), byID: make(map[string]*head)}
+	j := &Journal{js: js, conf: conf, stream: stream, patience: cmp.Or(opts.Patience, ackTimeout), byID: make(map[string]*head)}
 	for _, kind := range []apply.EntryKind{apply.EntryStarted, apply.EntryCascades, apply.EntryFinished} {
 		if err := j.scan(ctx, "run.*."+string(kind), func(seq uint64, e apply.Entry) { j.index(seq, e) }); err != nil {
 			return nil, fmt.Errorf("open journal: %w", err)
@@ -95,6 +98,26 @@ func (j *Journal) Mended() {
 	defer j.mu.Unlock()
 	j.failed = false
 	_ = j.reap()
+}
+
+// Reopen makes a stream again that was erased, and forgets what could not be written.
+func (j *Journal) Reopen(ctx context.Context) error {
+	stream, err := j.js.CreateOrUpdateStream(ctx, j.conf)
+	if err != nil {
+		return fmt.Errorf("open the journal again: %w", err)
+	}
+	j.mu.Lock()
+	j.stream = stream
+	j.mu.Unlock()
+	j.Mended()
+	return nil
+}
+
+// of is the stream as it is now.
+func (j *Journal) of() jetstream.Stream {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.stream
 }
 
 // Append adds an entry.
@@ -193,7 +216,7 @@ func (j *Journal) index(seq uint64, e apply.Entry) {
 
 // Runs lists the last runs, the newest first, without plans and steps; n <= 0 lists all.
 func (j *Journal) Runs(ctx context.Context, n int) ([]apply.Record, error) {
-	info, err := j.stream.Info(ctx)
+	info, err := j.of().Info(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read journal: %w", err)
 	}
@@ -262,8 +285,9 @@ func (j *Journal) Unfinished(ctx context.Context) ([]*apply.Record, error) {
 func (j *Journal) scan(ctx context.Context, subject string, take func(uint64, apply.Entry)) error {
 	var body []byte
 	var from string // whose parts body holds
+	stream := j.of()
 	for seq := uint64(1); ; {
-		msg, err := j.stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+		msg, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}

@@ -170,7 +170,7 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 		}
 	}
 	daemon.HearPulls(desk.Take)
-	kept, err := webhook.OpenStore(ctx, fl.Hub.JetStream())
+	kept, err := webhook.OpenStore(ctx, fl.Hub.JetStream(), 1)
 	if err != nil {
 		return err
 	}

@@ -317,8 +317,8 @@ func (o *outbox) send(ctx context.Context, l *letter) error {
 		o.over(l, true)
 		return nil
 	}
-	if o.may != nil && !o.may() {
-		return errors.New("another daemon is the one that writes now")
+	if err := o.allowed(); err != nil {
+		return err
 	}
 	o.mu.Lock()
 	_, had := o.known[l.key()]
@@ -354,6 +354,14 @@ func (o *outbox) send(ctx context.Context, l *letter) error {
 	return o.over(l, false)
 }
 
+// allowed is asked before each write: an error says that another daemon is the one that writes.
+func (o *outbox) allowed() error {
+	if o.may != nil && !o.may() {
+		return errors.New("another daemon is the one that writes now")
+	}
+	return nil
+}
+
 // later puts a letter behind the others, and lets it wait.
 func (o *outbox) later(l *letter, wait time.Duration, why error) error {
 	o.mu.Lock()
@@ -379,6 +387,9 @@ func (o *outbox) write(ctx context.Context, f Forge, l *letter, again bool) erro
 				return nil
 			}
 		}
+		if err := o.allowed(); err != nil {
+			return err
+		}
 		return f.SetStatus(ctx, l.Repo, l.SHA, *l.Status)
 	case l.Check != nil:
 		return f.Annotate(ctx, l.Repo, *l.Check) // it replaces its own
@@ -389,11 +400,17 @@ func (o *outbox) write(ctx context.Context, f Forge, l *letter, again bool) erro
 		if l.Edit {
 			return nil
 		}
+		if err := o.allowed(); err != nil {
+			return err
+		}
 		c, err = f.CreateComment(ctx, l.Repo, l.Number, l.Body)
 	case err != nil:
 		return err
 	case sameText(c.Body, l.Body):
 	default:
+		if err := o.allowed(); err != nil {
+			return err
+		}
 		c, err = f.EditComment(ctx, l.Repo, l.Number, c.ID, l.Body)
 	}
 	if err == nil && o.sent != nil {

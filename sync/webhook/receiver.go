@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/varanhq/varan/schema"
 )
 
@@ -40,7 +42,11 @@ type Resource struct {
 // Options of a Receiver.
 type Options struct {
 	Target Target
-	Store  Store
+	Store  Store // nil: it takes deliveries in for the Queue and brings none, and its Run is not called
+	// Queue is where several daemons put deliveries for the one that leads, whose Run takes them out of it; nil = this is
+	// the only daemon. Held says, before something is taken out, whether this one still leads; nil = it does.
+	Queue *Queue
+	Held  func() bool
 	// Secrets are those that count now; it is asked at every delivery.
 	Secrets func() []Secret
 	Log     *slog.Logger
@@ -69,10 +75,21 @@ func New(opts Options) *Receiver {
 }
 
 // Run keeps and brings hints until ctx ends.
-func (r *Receiver) Run(ctx context.Context) error { return r.inbox.run(ctx) }
+func (r *Receiver) Run(ctx context.Context) error {
+	if r.opts.Queue == nil {
+		return r.inbox.run(ctx)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.inbox.run(ctx) })
+	g.Go(func() error { return r.opts.Queue.drain(ctx, r.inbox, r.opts.Held) })
+	return g.Wait()
+}
 
 // Keeps reports whether deliveries can be kept: what came last could, and is read.
 func (r *Receiver) Keeps() bool {
+	if r.opts.Queue != nil {
+		return !r.opts.Queue.failing.Load()
+	}
 	select {
 	case <-r.inbox.begun:
 		return !r.inbox.failing.Load()
@@ -163,7 +180,11 @@ func (r *Receiver) keep(req *http.Request, h *Hint, body [32]byte) verdict {
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), r.opts.Timing.Answer)
 	defer cancel()
-	switch news, err := r.inbox.put(ctx, deliveryID(req.Header), body, h); {
+	put := r.inbox.put
+	if r.opts.Queue != nil {
+		put = r.opts.Queue.put
+	}
+	switch news, err := put(ctx, deliveryID(req.Header), body, h); {
 	case err != nil:
 		r.opts.Log.ErrorContext(ctx, "webhook not kept", "err", err)
 		return verdict{status: http.StatusServiceUnavailable, text: "the delivery could not be kept; send it again", hint: h}

@@ -18,23 +18,32 @@ const (
 type stream struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream
+	conf   jetstream.StreamConfig
 }
 
 // OpenStore opens the deliveries that were kept, or makes a place for them. It refuses when it is full: nothing that
 // waits is dropped for something new.
-func OpenStore(ctx context.Context, js jetstream.JetStream) (Store, error) {
-	s, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: storeName, Subjects: []string{storeSubject}, Storage: jetstream.FileStorage,
+//
+// Replicas is how many servers of a cluster keep it.
+func OpenStore(ctx context.Context, js jetstream.JetStream, replicas int) (Store, error) {
+	conf := jetstream.StreamConfig{
+		Name: storeName, Subjects: []string{storeSubject}, Storage: jetstream.FileStorage, Replicas: max(replicas, 1),
 		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew, MaxBytes: maxStore,
-	})
+	}
+	s, err := js.CreateOrUpdateStream(ctx, conf)
 	if err != nil {
 		return nil, fmt.Errorf("open the webhooks that were kept: %w", err)
 	}
-	return &stream{js, s}, nil
+	return &stream{js: js, stream: s, conf: conf}, nil
 }
 
 func (s *stream) Append(ctx context.Context, data []byte) (uint64, error) {
 	ack, err := s.js.Publish(ctx, storeSubject, data)
+	if errors.Is(err, jetstream.ErrNoStreamResponse) { // it was erased
+		if _, again := s.js.CreateOrUpdateStream(ctx, s.conf); again == nil {
+			ack, err = s.js.Publish(ctx, storeSubject, data)
+		}
+	}
 	if err != nil {
 		return 0, fmt.Errorf("write to the stream %s: %w", storeName, err)
 	}

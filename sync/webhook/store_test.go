@@ -24,7 +24,7 @@ func open(t *testing.T, dir string) (webhook.Store, func()) {
 		t.Fatal(err)
 	}
 	t.Cleanup(hub.Close)
-	s, err := webhook.OpenStore(context.Background(), hub.JetStream())
+	s, err := webhook.OpenStore(context.Background(), hub.JetStream(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,10 @@ type Endpoint struct {
 	// Accept decides on a manifest whose signature is good, before a byte of its body is kept. A Refusal is told to
 	// the sender, any other error only as "refused"; ErrIgnore answers nothing.
 	Accept func(*Manifest) error
+	// Shared: other processes hear on the same subject, and a chunk of what was not begun here is theirs.
+	Shared bool
+	// Hears says, before anything of a message is looked at, whether it is; nil = all are.
+	Hears func(subject string, data []byte) bool
 	// Handle gets each message. It is called one at a time and must not block.
 	Handle func(*Message)
 
@@ -82,14 +86,26 @@ var ErrIgnore = errors.New("for somebody else")
 
 // Listen receives on subject until the subscription is drained or its connection closed.
 func (e *Endpoint) Listen(subject string) (*nats.Subscription, error) {
-	var err error
+	if err := e.Prepare(); err != nil {
+		return nil, err
+	}
+	return e.Hear(subject)
+}
+
+// Prepare makes an endpoint ready that is to hear only later, by Hear.
+func (e *Endpoint) Prepare() (err error) {
 	if e.public, err = e.Key.PublicKey(); err != nil {
-		return nil, fmt.Errorf("read key: %w", err)
+		return fmt.Errorf("read key: %w", err)
 	}
 	if e.curve, err = e.Curve.PublicKey(); err != nil {
-		return nil, fmt.Errorf("read curve key: %w", err)
+		return fmt.Errorf("read curve key: %w", err)
 	}
 	e.open = make(map[string]*assembly)
+	return nil
+}
+
+// Hear is Listen for an endpoint that is prepared.
+func (e *Endpoint) Hear(subject string) (*nats.Subscription, error) {
 	sub, err := e.Conn.Subscribe(subject, e.received)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", subject, err)
@@ -121,6 +137,9 @@ func (e *Endpoint) signer() (key nkeys.KeyPair, public string) {
 
 // received takes one frame, acknowledges it and hands on a message that is whole.
 func (e *Endpoint) received(msg *nats.Msg) {
+	if e.Hears != nil && !e.Hears(msg.Subject, msg.Data) {
+		return
+	}
 	m, err := e.take(msg.Data)
 	if errors.Is(err, ErrIgnore) {
 		return
@@ -153,6 +172,9 @@ func (e *Endpoint) take(data []byte) (*Message, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	a := e.open[f.id]
+	if a == nil && e.Shared {
+		return nil, ErrIgnore
+	}
 	if a == nil || f.index != a.next || int64(len(a.body)+len(f.data)) > a.Size {
 		e.forget(f.id)
 		return nil, errors.New("chunk out of turn")
