@@ -127,7 +127,7 @@ func (r *repository) command(ctx context.Context, told *forge.Comment) error {
 	r.log.InfoContext(ctx, "command in a comment", "number", pr.Number, "command", what, "actor", c.Author.Login, "permission", may.String())
 	if untold { // asking again changes nothing, and nothing else must wait for it
 		r.log.WarnContext(ctx, "what somebody may do is not told", "number", pr.Number, "actor", c.Author.Login, "err", err)
-		return r.answer(ctx, r.record(pr.Number), &pr, "the forge does not tell varan what who wrote that command may do here, so it is not obeyed: varan forge check says why")
+		return r.answer(ctx, r.record(pr.Number), &pr, may, "the forge does not tell varan what who wrote that command may do here, so it is not obeyed: varan forge check says why")
 	}
 	if what == planCommand {
 		return r.replan(ctx, &pr, c.Author.Login, may)
@@ -181,7 +181,9 @@ func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor s
 	switch {
 	case !r.w.Config:
 		answer = "/varan apply is for the config repository: what an app's repository changes is applied by its branch"
-	case may < forge.Write || len(rules.Approvers) > 0 && !slices.ContainsFunc(rules.Approvers, func(a string) bool { return strings.EqualFold(a, actor) }):
+	case may < forge.Write: // the same for all, so that it is said once
+		answer = "who may not write to the repository may not approve here"
+	case len(rules.Approvers) > 0 && !slices.ContainsFunc(rules.Approvers, func(a string) bool { return strings.EqualFold(a, actor) }):
 		answer = actor + " may not approve here"
 	case pr.State != forge.Merged:
 		answer = "/varan apply approves a plan after the merge; before it there is nothing to apply"
@@ -204,7 +206,7 @@ func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor s
 		}
 	}
 	if answer != "" {
-		err := r.answer(ctx, rec, pr, answer)
+		err := r.answer(ctx, rec, pr, may, answer)
 		if gone { // somebody took our comment away: it is written anew
 			r.d.out.forget(&letter{Domain: r.domain, Repo: r.repo, Number: pr.Number})
 			r.d.retell(commit)
@@ -226,7 +228,7 @@ func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor s
 			default:
 				return // a run that ended otherwise is told as every run is
 			}
-			if err := r.answer(ctx, rec, pr, why); err != nil {
+			if err := r.answer(ctx, rec, pr, may, why); err != nil {
 				r.log.WarnContext(ctx, "answer not given", "err", err)
 			}
 		}
@@ -235,9 +237,10 @@ func (r *repository) approve(ctx context.Context, pr *forge.PullRequest, actor s
 }
 
 // answer shows a word in our comment: an open pull request is planned again with it, a merged one's gets it at its end.
-func (r *repository) answer(ctx context.Context, rec *record, pr *forge.PullRequest, text string) error {
+// Who may only read has nothing planned again more than once for that.
+func (r *repository) answer(ctx context.Context, rec *record, pr *forge.PullRequest, may forge.Permission, text string) error {
 	r.log.InfoContext(ctx, "command not obeyed", "number", pr.Number, "why", text)
-	if err := r.note(rec, text, pr.State == forge.Open); err != nil || pr.State == forge.Open {
+	if err := r.note(rec, text, pr.State == forge.Open, may >= forge.Write); err != nil || pr.State == forge.Open {
 		return err
 	}
 	marker := report.Marker(r.d.rules().Fleet)
@@ -262,14 +265,15 @@ func (r *repository) answer(ctx context.Context, rec *record, pr *forge.PullRequ
 	return r.d.out.put(l)
 }
 
-// note keeps an answer for the comments that are still to be written.
-func (r *repository) note(rec *record, text string, force bool) error {
+// note keeps an answer for the comments that are still to be written. With plan it is planned again for its sake, each
+// time or only when it was not said before.
+func (r *repository) note(rec *record, text string, plan, each bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	rec.force = rec.force || plan && (each || !slices.Contains(rec.Notes, text))
 	if !slices.Contains(rec.Notes, text) {
 		rec.Notes = append(rec.Notes, text)
 		rec.Notes = rec.Notes[max(0, len(rec.Notes)-3):]
 	}
-	rec.force = rec.force || force
 	return r.save(rec)
 }

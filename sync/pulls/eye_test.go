@@ -13,6 +13,7 @@ import (
 	"github.com/varanhq/varan/sync/forge"
 	"github.com/varanhq/varan/sync/gitrepo"
 	"github.com/varanhq/varan/sync/report"
+	"github.com/varanhq/varan/sync/sandbox"
 )
 
 // TestApprovalOfAnOlderPlan: an approval written before the comment showed the plan that waits now is none, however
@@ -108,7 +109,7 @@ func TestAnswerKeepsOutcome(t *testing.T) {
 	outcome := &letter{Domain: r.domain, Repo: r.repo, Number: 1, Marker: marker, Body: marker + "\n✅ the outcome", Seq: 99}
 	r.d.out.waiting[outcome.key()] = outcome
 	r.d.out.mu.Unlock()
-	if err := r.answer(t.Context(), r.record(1), &pr, "no plan waits"); err != nil {
+	if err := r.answer(t.Context(), r.record(1), &pr, forge.Write, "no plan waits"); err != nil {
 		t.Fatal(err)
 	}
 	s.until("both", func() bool {
@@ -382,4 +383,52 @@ func TestMovedIsTold(t *testing.T) {
 		st := s.status("wrong", "varan/apply")
 		return st.State == forge.Failure && strings.Contains(st.Description, "compose.yaml:3")
 	})
+}
+
+// TestStrangersCostLittle: who may only read has nothing planned again and again, and what met a limit is left alone
+// until it is another.
+func TestStrangersCostLittle(t *testing.T) {
+	s := newScene(t)
+	s.forge.perms["eve"] = forge.Read
+	s.open(1, "one", some(plan.Create))
+	s.open(2, "two", nil)
+	s.daemon.errs[sha("mtwo")] = fmt.Errorf("planning needed more than 1m0s of computing: %w", sandbox.ErrKilled)
+	s.change = func(o *Options) { o.Timing.Replan = time.Millisecond }
+	s.start()
+	s.until("told", func() bool { return s.forge.body(1) != "" && s.status("two", "varan/plan").State == forge.Failure })
+	s.forge.says(1, "eve", "/varan apply")
+	s.until("an answer", func() bool { return strings.Contains(s.forge.body(1), "may not approve") })
+	n, writes := s.previews(), len(s.forge.wroteAll())
+	for range 5 {
+		s.forge.says(1, "eve", "/varan apply")
+		s.forge.says(1, "eve", "/varan plan")
+		time.Sleep(30 * time.Millisecond)
+	}
+	if got := s.previews() - n; got > 0 || len(s.forge.wroteAll()) > writes {
+		t.Errorf("a stranger's comments made %d previews and %q", got, s.forge.wroteAll()[writes:])
+	}
+	killed := func() int {
+		s.daemon.mu.Lock()
+		defer s.daemon.mu.Unlock()
+		k := 0
+		for _, sub := range s.daemon.previews {
+			if sub.Commit == sha("mtwo") {
+				k++
+			}
+		}
+		return k
+	}
+	for i := range 10 {
+		s.daemon.mu.Lock()
+		s.daemon.basis = fmt.Sprint("fleet", i)
+		s.daemon.mu.Unlock()
+		time.Sleep(20 * time.Millisecond)
+	}
+	if k := killed(); k != 1 {
+		t.Errorf("what meets a limit was planned %d times", k)
+	}
+	s.daemon.mu.Lock()
+	s.daemon.basis, s.daemon.commit = "b3", sha("base3")
+	s.daemon.mu.Unlock()
+	s.until("the base is another", func() bool { return killed() == 2 })
 }

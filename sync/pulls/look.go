@@ -36,6 +36,8 @@ type record struct {
 	Plan   *plan.Plan `json:"plan,omitempty"`
 	Risks  []string   `json:"risks,omitempty"`
 	Failed string     `json:"failed,omitempty"` // why it could not be previewed
+	// Lasting: it met a limit, which it meets again until its head or the base branch is another.
+	Lasting bool `json:"lasting,omitempty"`
 
 	State       forge.State `json:"state"`
 	MergeCommit string      `json:"merge_commit,omitempty"`
@@ -400,11 +402,12 @@ func (r *repository) consider(ctx context.Context, pr *forge.PullRequest) (again
 		return 0, r.say(pr, "", "", nil, "the base branch could not be planned since varan started; what is wrong stands at its newest commit")
 	}
 	same := rec.Head == pr.Head.SHA && !rec.force
-	if same && rec.Basis == basis && (rec.Failed == "" || time.Since(rec.At) < retryFailed) {
+	wait := r.d.timing.Replan - time.Since(rec.At)
+	switch {
+	case same && rec.Basis == basis && (rec.Failed == "" || time.Since(rec.At) < retryFailed), same && rec.Base == base && rec.Lasting:
 		return 0, nil
-	}
-	if wait := r.d.timing.Replan - time.Since(rec.At); same && rec.Base == base && wait > 0 && rec.Failed == "" {
-		return wait, nil // only the fleet changed: not too often
+	case same && rec.Base == base && wait > 0: // only the fleet changed: not too often
+		return wait, nil
 	}
 	if why, err := r.refused(ctx, pr, &rec); err != nil || why != "" {
 		if err != nil {
@@ -413,13 +416,15 @@ func (r *repository) consider(ctx context.Context, pr *forge.PullRequest) (again
 		return 0, r.say(pr, basis, base, nil, why)
 	}
 	p, again, err := r.preview(ctx, pr, rec.lag)
+	lasting := errors.Is(err, sandbox.ErrKilled) || errors.Is(err, gitrepo.ErrTooBig)
+	r.change(pr.Number, func(k *record) { k.Lasting = lasting })
 	switch {
 	case err == nil && p == nil:
 		r.change(pr.Number, func(k *record) { k.lag++ })
 		return again, nil
 	case err == nil:
 		return 0, r.say(pr, basis, base, p, "")
-	case errors.Is(err, sandbox.ErrKilled), errors.Is(err, gitrepo.ErrTooBig), errors.Is(err, gitrepo.ErrNotFound):
+	case lasting, errors.Is(err, gitrepo.ErrNotFound):
 	default:
 		tries := 0
 		r.change(pr.Number, func(k *record) { k.tries++; tries = k.tries })

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	gosync "sync"
@@ -61,7 +62,8 @@ var ErrKilled = errors.New("ended at a limit")
 // the kernel has, and Enter fails when that leaves it a way out.
 func Start(ctx context.Context, program string, args []string, limits Limits) (*Child, error) {
 	limits = limits.filled()
-	dir, err := os.MkdirTemp("", "varan-preview-")
+	sweep(limits.Wall)
+	dir, err := os.MkdirTemp("", folderPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make the preview's folder: %w", err)
 	}
@@ -77,6 +79,25 @@ func Start(ctx context.Context, program string, args []string, limits Limits) (*
 	}
 	cancel()
 	return nil, errors.Join(fmt.Errorf("start the preview: %w", errs[len(errs)-1]), os.RemoveAll(dir))
+}
+
+const folderPrefix = "varan-preview-"
+
+// sweep takes away the folders of children whose parent was killed: they may be large, and nobody else does.
+func sweep(wall time.Duration) {
+	old, err := filepath.Glob(filepath.Join(os.TempDir(), folderPrefix+"*"))
+	if err != nil {
+		return
+	}
+	for _, dir := range old {
+		info, err := os.Lstat(dir)
+		if err != nil || !info.IsDir() || time.Since(info.ModTime()) < 10*wall {
+			continue
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) == os.Geteuid() {
+			_ = os.RemoveAll(dir) // the next one tries again
+		}
+	}
 }
 
 // namespaces are the sets to try, the tightest first.
