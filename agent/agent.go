@@ -6,15 +6,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/docker/docker/client"
@@ -56,7 +53,7 @@ type Agent struct {
 	figures *machine.Reader
 	// engineID tells one engine from another.
 	engineID string
-	locks    []io.Closer
+	locks    []*os.File
 	changed  chan struct{}
 
 	policies policies
@@ -164,29 +161,9 @@ func (a *Agent) connect() error {
 		return fmt.Errorf("ask the Docker engine at %s about itself: %w", c.DaemonHost(), err)
 	}
 	// Engines before 25.0 take their id from a file of the host, which several on one host share.
-	a.engineID = info.ID + info.DockerRootDir
-	return a.lockEngine(a.engineID)
-}
-
-// lockRoot makes sure that no other agent works in this root.
-func (a *Agent) lockRoot() error {
-	path := filepath.Join(a.opts.Root, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock agent root: %w", err)
-	}
-	a.locks = append(a.locks, f)
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		who, _ := io.ReadAll(io.LimitReader(f, 200))
-		return fmt.Errorf("lock agent root %s: another agent works there (%s)", a.opts.Root, who)
-	}
-	if err = f.Truncate(0); err == nil {
-		_, err = fmt.Fprintf(f, "process %d of fleet %s", os.Getpid(), a.opts.Fleet)
-	}
-	if err != nil {
-		return fmt.Errorf("lock agent root: %w", err)
-	}
-	return nil
+	// Machines made from one image may share their engines' id: the name tells these apart.
+	a.engineID = info.ID + info.DockerRootDir + info.Name
+	return a.lockEngine(info.ID + info.DockerRootDir)
 }
 
 // sweep removes what killed processes left behind of files they were writing and folders they were building in.
@@ -201,32 +178,11 @@ func (a *Agent) sweep() {
 	}
 }
 
-// lockEngine makes sure that no other agent of this fleet works on the engine. The lock is an abstract socket,
-// so it ends with the process that holds it, however that ends.
-func (a *Agent) lockEngine(engine string) error {
-	addr := &net.UnixAddr{Net: "unix", Name: "@varan-agent/" + a.opts.Fleet + "/" + engine}
-	l, err := net.ListenUnix("unix", addr)
-	if err != nil {
-		who := "it does not say which"
-		if c, derr := net.DialTimeout("unix", addr.Name, time.Second); derr == nil {
-			_ = c.SetDeadline(time.Now().Add(time.Second))
-			if b, rerr := io.ReadAll(io.LimitReader(c, 500)); rerr == nil && len(b) > 0 {
-				who = string(b)
-			}
-			c.Close()
-		}
-		return fmt.Errorf("another agent of fleet %q works on this Docker engine: %s", a.opts.Fleet, who)
-	}
-	a.locks = append(a.locks, l)
-	return nil
-}
-
 // Run watches the engine's events and works on the ops submitted until ctx ends. It must run for ops to go on.
 func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.watcher.Run(ctx) })
 	g.Go(func() error { return a.marks.run(ctx, a.watcher.Last) })
-	g.Go(func() error { return a.answerLock(ctx) })
 	g.Go(func() error { return a.tidyUp(ctx) })
 	g.Go(func() error {
 		for {
@@ -258,36 +214,6 @@ func (a *Agent) Run(ctx context.Context) error {
 // errInterrupted: the agent stops; the op goes on when it is submitted again, or by itself where it can.
 var errInterrupted = errors.New("the agent is being stopped; the op is not finished")
 
-// answerLock tells other agents who holds the engine.
-func (a *Agent) answerLock(ctx context.Context) error {
-	var l *net.UnixListener
-	for _, c := range a.locks {
-		if u, ok := c.(*net.UnixListener); ok {
-			l = u
-		}
-	}
-	if l == nil {
-		return nil
-	}
-	defer context.AfterFunc(ctx, func() { _ = l.SetDeadline(time.Now()) })()
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			select {
-			case <-time.After(time.Second):
-			case <-ctx.Done():
-			}
-			continue
-		}
-		_ = c.SetDeadline(time.Now().Add(time.Second))
-		fmt.Fprintf(c, "process %d with root %s", os.Getpid(), a.opts.Root)
-		c.Close()
-	}
-}
-
 func (a *Agent) next() *task {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -303,8 +229,9 @@ func (a *Agent) next() *task {
 func (a *Agent) Close() error {
 	a.closeStreams()
 	var errs []error
-	for _, c := range a.locks {
-		errs = append(errs, c.Close())
+	for _, f := range a.locks {
+		_ = os.Remove(f.Name()) // so that no engine's lock stays of a fleet that is gone
+		errs = append(errs, f.Close())
 	}
 	a.locks = nil
 	if a.api != nil {
