@@ -21,6 +21,7 @@ import (
 	machine "github.com/varanhq/varan/agent/host"
 	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/agent/stack"
+	"github.com/varanhq/varan/agent/update"
 	"github.com/varanhq/varan/schema"
 )
 
@@ -32,6 +33,8 @@ type Options struct {
 	Server     string // the name of this host's [[server]]
 	Config     string // agent.toml; "" = <Root>/agent.toml, which may be absent
 	Version    string // of this program: for people
+	// Update makes another program of this one; nil = it is part of a daemon or command.
+	Update *update.Self
 	Log        *slog.Logger
 
 	// Wrap, when set, stands between the agent and the engine's client. Tests use it.
@@ -55,6 +58,9 @@ type Agent struct {
 	engineID string
 	locks    []*os.File
 	changed  chan struct{}
+	updates  bool          // agent.toml allows them
+	leaving  chan struct{} // closed when an update takes over
+	ownSum   func() (string, error)
 
 	policies policies
 	streams  streams
@@ -68,6 +74,8 @@ type Agent struct {
 	busy    map[schema.ID]chan struct{} // one token each: who holds it may change the resource
 	subs    map[*Subscription]chan protocol.Progress
 	stopped bool
+	// draining: an update waits for the ops under way, and none begins.
+	draining bool
 }
 
 // A task is an op that was taken and has no outcome on disk yet.
@@ -100,7 +108,10 @@ func New(opts Options) (_ *Agent, err error) {
 		return nil, fmt.Errorf("make agent root: %w", err)
 	}
 	a := &Agent{opts: opts, log: opts.Log, tasks: map[protocol.OpID]*task{}, wake: make(chan struct{}, 1),
-		busy: map[schema.ID]chan struct{}{}, subs: map[*Subscription]chan protocol.Progress{}, changed: make(chan struct{}, 1)}
+		busy: map[schema.ID]chan struct{}{}, subs: map[*Subscription]chan protocol.Progress{}, changed: make(chan struct{}, 1), leaving: make(chan struct{})}
+	if opts.Update != nil {
+		a.ownSum = sync.OnceValues(opts.Update.SHA256)
+	}
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -110,7 +121,7 @@ func New(opts Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.sweep()
-	if a.allow, err = readConfig(opts); err != nil {
+	if a.allow, a.updates, err = readConfig(opts); err != nil {
 		return nil, err
 	}
 	if err := a.connect(); err != nil {
@@ -217,7 +228,7 @@ var errInterrupted = errors.New("the agent is being stopped; the op is not finis
 func (a *Agent) next() *task {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.queue) == 0 {
+	if len(a.queue) == 0 || a.draining {
 		return nil
 	}
 	t := a.queue[0]
@@ -254,6 +265,9 @@ func (a *Agent) Submit(_ context.Context, op protocol.Op) protocol.Submit {
 	if o := a.refuse(op); o != nil {
 		s.State, s.Outcome = "refused", o
 		return s
+	}
+	if op.Verb == protocol.Carry {
+		return a.carry(op)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -53,7 +53,7 @@ func (a *Agent) endsByItself(ctx context.Context, id string) bool {
 
 // Observe tells the host's state. What could not be told stands in the answer's Error.
 func (a *Agent) Observe(ctx context.Context, q protocol.Observe) protocol.Observed {
-	out := protocol.Observed{Version: protocol.Version, State: plan.ServerState{Name: a.opts.Server, Engine: a.engineID, Self: a.engine.Self, Ledger: map[schema.ID]*plan.Entry{}}}
+	out := protocol.Observed{Version: protocol.Version, State: plan.ServerState{Name: a.opts.Server, Engine: a.engineID, Self: a.engine.Self, Agent: a.program(), Ledger: map[schema.ID]*plan.Entry{}}}
 	if q.Fleet != "" && q.Fleet != a.opts.Fleet {
 		out.Error = fmt.Sprintf("this agent was started for fleet %q, and %q asks: start it with --fleet %s", a.opts.Fleet, q.Fleet, q.Fleet)
 		return out

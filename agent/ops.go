@@ -109,6 +109,8 @@ func (a *Agent) verb(ctx context.Context, op protocol.Op) (protocol.Outcome, err
 		return a.prune(ctx, op)
 	case protocol.Await:
 		return a.await(ctx, op)
+	case protocol.Update:
+		return a.update(ctx, op)
 	}
 	return protocol.Outcome{Status: protocol.Refused, Error: fmt.Sprintf("this agent cannot %q: it is older than its daemon", op.Verb)}, nil
 }

@@ -1,12 +1,15 @@
 package apply
 
 import (
+	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,7 +54,9 @@ func (r *run) do(ctx context.Context, j job) job {
 	}
 	r.emit(Event{Kind: OpStarted, Resource: s.Resource, Server: s.Server, Action: s.Action, Verb: j.verb})
 	began := time.Now()
-	r.ask(ctx, op, &j)
+	if r.carry(ctx, op, &j) {
+		r.ask(ctx, op, &j)
+	}
 	if j.outcome.Millis == 0 {
 		j.outcome.Millis = time.Since(began).Milliseconds()
 	}
@@ -62,6 +67,41 @@ func (r *run) do(ctx context.Context, j job) job {
 	out := j.outcome
 	r.emit(Event{Kind: OpFinished, Resource: s.Resource, Server: s.Server, Action: s.Action, Verb: j.verb, Outcome: &out, Detail: j.unknown})
 	return j
+}
+
+// carry brings the binary that an op asks for, part by part, and reports whether it is there.
+func (r *run) carry(ctx context.Context, op protocol.Op, j *job) bool {
+	if op.Verb != protocol.Update || op.Payload == nil || op.Payload.Agent == nil {
+		return true
+	}
+	part := op
+	part.Verb = protocol.Carry
+	buf := make([]byte, protocol.PartSize)
+	for b := *op.Payload.Agent; b.Offset < b.Size; b.Offset += protocol.PartSize {
+		n, err := b.Whole.ReadAt(buf[:min(protocol.PartSize, b.Size-b.Offset)], b.Offset)
+		if err != nil && n == 0 {
+			*j = j.fail(fmt.Sprintf("read the binary: %v", err))
+			return false
+		}
+		var packed bytes.Buffer
+		z := gzip.NewWriter(&packed)
+		if _, err = z.Write(buf[:n]); err == nil {
+			err = z.Close()
+		}
+		if err != nil {
+			*j = j.fail(fmt.Sprintf("pack the binary: %v", err))
+			return false
+		}
+		b.Part = packed.Bytes()
+		part.ID = OpIDOf(string(op.ID), op.Resource, op.Digest, protocol.Carry, strconv.FormatInt(b.Offset, 10))
+		part.Payload = &protocol.Payload{Agent: &b}
+		r.emit(Event{Kind: OpProgress, Resource: j.Resource, Server: op.Server, Action: j.Action, Verb: op.Verb,
+			Progress: &protocol.Progress{ID: op.ID, Resource: op.Resource, Server: op.Server, Phase: "bringing", Detail: fmt.Sprintf("%d %%", 100*b.Offset/b.Size)}})
+		if r.ask(ctx, part, j); j.cut || j.unknown != "" || j.outcome.Status != protocol.Done {
+			return false
+		}
+	}
+	return true
 }
 
 // fail ends a job before anything was sent.

@@ -73,7 +73,7 @@ type job struct {
 // updates reports whether the op may stop what runs.
 func (j job) updates() bool {
 	switch j.verb {
-	case protocol.Deploy, protocol.Restart, protocol.Remove, protocol.Stop:
+	case protocol.Deploy, protocol.Restart, protocol.Remove, protocol.Stop, protocol.Update:
 		return true
 	}
 	return false
@@ -155,6 +155,9 @@ func ordered(s *step) bool {
 // gates reports whether s waits for p, or is kept from starting by it. Whether a dependent needs a parent that cannot
 // change now is settled in the plan; but what an orphan's former dependent still uses is not removed.
 func gates(p, s *step) bool {
+	if p.Resource.Kind() == schema.KindServer && s.Resource.Kind() != schema.KindServer {
+		return false // only the agents wait for each other
+	}
 	switch p.Action {
 	case plan.None:
 		return p.Gate && !removes(s)
@@ -172,6 +175,9 @@ func removes(s *step) bool { return s.Action == plan.Remove }
 func (s *step) awaits() bool { return s.Gate && len(s.children) > 0 }
 
 func prepares(s *plan.Step) bool {
+	if s.Resource.Kind() == schema.KindServer {
+		return false
+	}
 	switch s.Action {
 	case plan.Create, plan.Update, plan.Recreate:
 		return true
@@ -299,6 +305,9 @@ func (r *run) act(s *step) {
 }
 
 func verb(s *plan.Step) protocol.Verb {
+	if s.Resource.Kind() == schema.KindServer {
+		return protocol.Update
+	}
 	switch s.Action {
 	case plan.Restart:
 		return protocol.Restart

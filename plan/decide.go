@@ -49,7 +49,10 @@ func (m *maker) guard(n *node) {
 // decideOther is the step of the kinds that this version only knows.
 func (m *maker) decideOther(n *node) {
 	switch n.res.Kind {
-	case schema.KindServer, schema.KindResourceSync:
+	case schema.KindServer:
+		m.decideServer(n)
+		return
+	case schema.KindResourceSync:
 		return
 	case schema.KindRepo:
 		if m.usedRepos[n.id] {

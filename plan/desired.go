@@ -22,6 +22,9 @@ type Desired struct {
 	// server stand on it.
 	Local string
 
+	// Binaries says of the binaries that agents are to be, by [BinaryName], why they cannot be had; absent = they can.
+	Binaries map[string]string
+
 	// Known names every [[NAME]] that has a value, secret (true) or not (false).
 	Known map[string]bool
 

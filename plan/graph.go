@@ -56,6 +56,7 @@ func (m *maker) link() *graph {
 		}
 		m.nodes[i].step.After = ids[first:len(ids):len(ids)]
 	}
+	m.oneByOne(g)
 	m.linkOrphans(g)
 	g.sort()
 	return g

@@ -77,6 +77,7 @@ type maker struct {
 	claimed   map[schema.ID]bool      // former names that a resource's was takes over
 	portTaken map[schema.ID]string    // resources blocked by a port, with the words
 	holderOf  map[string]holder       // see holders
+	updates   []int32                 // servers whose agents are updated, by name
 	diags     []schema.Diagnostic
 	asks      []string
 }

@@ -112,6 +112,7 @@ const (
 	Renamed         CauseKind = "renamed"   // was: takes over the objects of its former name
 	Adopted         CauseKind = "adopted"
 	OwnContainer    CauseKind = "self" // varan runs in it
+	AgentVersion    CauseKind = "agent_version"
 )
 
 // A Cause says why a step is what it is.

@@ -10,6 +10,9 @@ import (
 func (m *maker) propagate(i int32, g *graph) {
 	n := &m.nodes[i]
 	for _, p := range g.deps[i] {
+		if standsOn(n, &m.nodes[p]) {
+			continue
+		}
 		wave := g.wave[p]
 		if m.nodes[p].step.Action.Changes() {
 			wave++

@@ -28,6 +28,17 @@ type ServerState struct {
 	Busy []schema.ID `json:"busy,omitempty"`
 	// Engine is the Docker engine's identity: two servers that name the same one are one machine. "" = not told.
 	Engine string `json:"engine,omitempty"`
+	// Agent is the agent itself; nil = it does not tell, for it is too old.
+	Agent *AgentState `json:"agent,omitempty"`
+}
+
+// An AgentState is the program a host's agent runs.
+type AgentState struct {
+	Version  string `json:"version"`
+	Platform string `json:"platform"`         // "linux-amd64"
+	SHA256   string `json:"sha256,omitempty"` // of its binary, hex; "" = Fixed
+	// Fixed says why it cannot be made another over the hub, "" = it can.
+	Fixed string `json:"fixed,omitempty"`
 }
 
 // Facts are what only a look at the live objects or host files can tell about one resource.

@@ -2,7 +2,10 @@ package schema
 
 import (
 	"fmt"
+	"maps"
 	"path"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,6 +32,7 @@ func (d *decoder) check(r *Resource) {
 		d.checkWindows(r, c.MaintenanceWindows)
 		d.checkAddress(r, c)
 		d.checkThresholds(r, c)
+		d.checkAgentVersion(r, c)
 		if c.PublicKey != "" && !agentKey(c.PublicKey) {
 			d.at(r, d.lenient(), "config.public_key", "it is the text of 56 characters, beginning with U, that varan agent prints", "config.public_key is no agent's public key")
 		}
@@ -228,6 +232,35 @@ func (d *decoder) checkAddress(r *Resource, c *ServerConfig) {
 	if c.Address != "" && c.Address != "local" && c.PublicKey == "" && !r.Template {
 		d.at(r, SeverityWarning, "config.address", "start varan agent on the host and commit the public_key it prints; or address = \"local\" for the machine varan itself runs on",
 			"address = %q is not used: agents dial in, and this server has no public_key yet", c.Address)
+	}
+}
+
+var (
+	agentVersion  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
+	agentPlatform = regexp.MustCompile(`^[a-z0-9]{1,16}-[a-z0-9]{1,16}$`)
+	agentDigest   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// checkAgentVersion checks what its agent is to be. The words become the name of a file.
+func (d *decoder) checkAgentVersion(r *Resource, c *ServerConfig) {
+	const version, sums = "config.agent_version", "config.agent_sha256"
+	switch {
+	case c.AgentVersion == "" && len(c.AgentSHA256) == 0:
+		return
+	case c.AgentVersion == "":
+		d.at(r, SeverityError, sums, "", "agent_sha256 needs agent_version beside it")
+	case !agentVersion.MatchString(c.AgentVersion):
+		d.at(r, SeverityError, version, "it is what varan version prints: letters, digits and . _ + -", "agent_version = %q is no version", c.AgentVersion)
+	case len(c.AgentSHA256) == 0:
+		d.at(r, SeverityError, version, `agent_sha256.linux-amd64 = "…", as sha256sum prints it`, "agent_version needs agent_sha256, for an agent takes no binary that no commit vouches for")
+	}
+	for _, platform := range slices.Sorted(maps.Keys(c.AgentSHA256)) {
+		switch {
+		case !agentPlatform.MatchString(platform):
+			d.at(r, SeverityError, sums, "", "agent_sha256: %q is no platform, as linux-amd64 is", platform)
+		case !agentDigest.MatchString(c.AgentSHA256[platform]):
+			d.at(r, SeverityError, sums, "", "agent_sha256: what %s has is not 64 hex digits in lower case", platform)
+		}
 	}
 }
 

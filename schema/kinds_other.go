@@ -2,31 +2,33 @@ package schema
 
 // ServerConfig is the [server.config] table: one Docker host.
 type ServerConfig struct {
-	Address                   string   `key:"address" json:"address,omitempty" doc:"\"local\" is the machine varan itself runs on; empty means the agent dials in. Komodo's agent URLs are accepted and not used."`
-	PublicKey                 string   `key:"public_key" own:"true" json:"public_key,omitempty" doc:"The public key its agent printed; committing it enrols the agent, removing it locks it out."`
-	InsecureTLS               bool     `key:"insecure_tls" default:"true" json:"insecure_tls,omitempty" doc:"Accepted and not used: agents dial out and pin the fleet's key."`
-	ExternalAddress           string   `key:"external_address" json:"external_address,omitempty" doc:"Address used in links; falls back to address."`
-	Region                    string   `key:"region" json:"region,omitempty" doc:"A label, copied into alerts."`
-	Enabled                   bool     `key:"enabled" default:"true" json:"enabled" doc:"Whether the server is looked at and changed. Left out it means true."`
-	TimeoutSeconds            int      `key:"timeout_seconds" default:"3" range:"0 2147483647" json:"timeout_seconds,omitempty" doc:"Accepted and not used."`
-	AutoRotateKeys            bool     `key:"auto_rotate_keys" default:"true" json:"auto_rotate_keys,omitempty" doc:"Accepted and not used: keys are rotated with varan key rotate."`
-	Passkey                   string   `key:"passkey" json:"-" doc:"Accepted and not used: agents authenticate by key."`
-	IgnoreMounts              []string `key:"ignore_mounts" word:"strlist" json:"ignore_mounts,omitempty" doc:"Prefixes of mount paths left out of disk figures."`
-	AutoPrune                 Prune    `key:"auto_prune" word:"prune" default:"true" json:"auto_prune,omitempty" doc:"true: once a day, remove images that varan pulled or built and nothing uses; \"all\": every image nothing uses, as Komodo does."`
-	Links                     []string `key:"links" word:"strlist" json:"links,omitempty" doc:"Links shown on the page."`
-	StatsMonitoring           bool     `key:"stats_monitoring" default:"true" json:"stats_monitoring,omitempty" doc:"Collect figures of CPU, memory and disks."`
-	SendUnreachableAlerts     bool     `key:"send_unreachable_alerts" default:"true" json:"send_unreachable_alerts,omitempty" doc:"Alert when its agent is gone."`
-	SendCPUAlerts             bool     `key:"send_cpu_alerts" default:"true" json:"send_cpu_alerts,omitempty" doc:"Alert on CPU thresholds."`
-	SendMemAlerts             bool     `key:"send_mem_alerts" default:"true" json:"send_mem_alerts,omitempty" doc:"Alert on memory thresholds."`
-	SendDiskAlerts            bool     `key:"send_disk_alerts" default:"true" json:"send_disk_alerts,omitempty" doc:"Alert on disk thresholds."`
-	SendVersionMismatchAlerts bool     `key:"send_version_mismatch_alerts" default:"true" json:"send_version_mismatch_alerts,omitempty" doc:"Alert when its agent's version differs from the daemon's."`
-	CPUWarning                float64  `key:"cpu_warning" default:"90.0" range:"0 100" json:"cpu_warning,omitempty" doc:"Percent of CPU at which to warn."`
-	CPUCritical               float64  `key:"cpu_critical" default:"99.0" range:"0 100" json:"cpu_critical,omitempty" doc:"Percent of CPU that is critical."`
-	MemWarning                float64  `key:"mem_warning" default:"75.0" range:"0 100" json:"mem_warning,omitempty" doc:"Percent of memory at which to warn."`
-	MemCritical               float64  `key:"mem_critical" default:"95.0" range:"0 100" json:"mem_critical,omitempty" doc:"Percent of memory that is critical."`
-	DiskWarning               float64  `key:"disk_warning" default:"75.0" range:"0 100" json:"disk_warning,omitempty" doc:"Percent of a mount at which to warn."`
-	DiskCritical              float64  `key:"disk_critical" default:"95.0" range:"0 100" json:"disk_critical,omitempty" doc:"Percent of a mount that is critical."`
-	MaintenanceWindows        []Window `key:"maintenance_windows" json:"maintenance_windows,omitempty" doc:"Times in which no alert is opened."`
+	Address                   string            `key:"address" json:"address,omitempty" doc:"\"local\" is the machine varan itself runs on; empty means the agent dials in. Komodo's agent URLs are accepted and not used."`
+	PublicKey                 string            `key:"public_key" own:"true" json:"public_key,omitempty" doc:"The public key its agent printed; committing it enrols the agent, removing it locks it out."`
+	AgentVersion              string            `key:"agent_version" own:"true" json:"agent_version,omitempty" doc:"The version of varan its agent is to be: the agent is updated to it, or put back, from the binaries in [hub] agents_dir. Empty: the agent is left as it is."`
+	AgentSHA256               map[string]string `key:"agent_sha256" own:"true" json:"agent_sha256,omitempty" doc:"For each platform (\"linux-amd64\", \"linux-arm64\") the SHA-256 of that version's binary, in hex. An agent takes no other."`
+	InsecureTLS               bool              `key:"insecure_tls" default:"true" json:"insecure_tls,omitempty" doc:"Accepted and not used: agents dial out and pin the fleet's key."`
+	ExternalAddress           string            `key:"external_address" json:"external_address,omitempty" doc:"Address used in links; falls back to address."`
+	Region                    string            `key:"region" json:"region,omitempty" doc:"A label, copied into alerts."`
+	Enabled                   bool              `key:"enabled" default:"true" json:"enabled" doc:"Whether the server is looked at and changed. Left out it means true."`
+	TimeoutSeconds            int               `key:"timeout_seconds" default:"3" range:"0 2147483647" json:"timeout_seconds,omitempty" doc:"Accepted and not used."`
+	AutoRotateKeys            bool              `key:"auto_rotate_keys" default:"true" json:"auto_rotate_keys,omitempty" doc:"Accepted and not used: keys are rotated with varan key rotate."`
+	Passkey                   string            `key:"passkey" json:"-" doc:"Accepted and not used: agents authenticate by key."`
+	IgnoreMounts              []string          `key:"ignore_mounts" word:"strlist" json:"ignore_mounts,omitempty" doc:"Prefixes of mount paths left out of disk figures."`
+	AutoPrune                 Prune             `key:"auto_prune" word:"prune" default:"true" json:"auto_prune,omitempty" doc:"true: once a day, remove images that varan pulled or built and nothing uses; \"all\": every image nothing uses, as Komodo does."`
+	Links                     []string          `key:"links" word:"strlist" json:"links,omitempty" doc:"Links shown on the page."`
+	StatsMonitoring           bool              `key:"stats_monitoring" default:"true" json:"stats_monitoring,omitempty" doc:"Collect figures of CPU, memory and disks."`
+	SendUnreachableAlerts     bool              `key:"send_unreachable_alerts" default:"true" json:"send_unreachable_alerts,omitempty" doc:"Alert when its agent is gone."`
+	SendCPUAlerts             bool              `key:"send_cpu_alerts" default:"true" json:"send_cpu_alerts,omitempty" doc:"Alert on CPU thresholds."`
+	SendMemAlerts             bool              `key:"send_mem_alerts" default:"true" json:"send_mem_alerts,omitempty" doc:"Alert on memory thresholds."`
+	SendDiskAlerts            bool              `key:"send_disk_alerts" default:"true" json:"send_disk_alerts,omitempty" doc:"Alert on disk thresholds."`
+	SendVersionMismatchAlerts bool              `key:"send_version_mismatch_alerts" default:"true" json:"send_version_mismatch_alerts,omitempty" doc:"Alert when its agent's version differs from the daemon's."`
+	CPUWarning                float64           `key:"cpu_warning" default:"90.0" range:"0 100" json:"cpu_warning,omitempty" doc:"Percent of CPU at which to warn."`
+	CPUCritical               float64           `key:"cpu_critical" default:"99.0" range:"0 100" json:"cpu_critical,omitempty" doc:"Percent of CPU that is critical."`
+	MemWarning                float64           `key:"mem_warning" default:"75.0" range:"0 100" json:"mem_warning,omitempty" doc:"Percent of memory at which to warn."`
+	MemCritical               float64           `key:"mem_critical" default:"95.0" range:"0 100" json:"mem_critical,omitempty" doc:"Percent of memory that is critical."`
+	DiskWarning               float64           `key:"disk_warning" default:"75.0" range:"0 100" json:"disk_warning,omitempty" doc:"Percent of a mount at which to warn."`
+	DiskCritical              float64           `key:"disk_critical" default:"95.0" range:"0 100" json:"disk_critical,omitempty" doc:"Percent of a mount that is critical."`
+	MaintenanceWindows        []Window          `key:"maintenance_windows" json:"maintenance_windows,omitempty" doc:"Times in which no alert is opened."`
 }
 
 // A Window is a maintenance window; start and end belong to it.

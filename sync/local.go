@@ -108,7 +108,7 @@ func (l *Local) Apply(ctx context.Context, p *plan.Plan, actor string, events fu
 	}
 	j := l.job
 	j.actor, j.events, j.approved = actor, events, p.Digest
-	return l.s.apply(ctx, l.read, p, j)
+	return l.s.apply(ctx, l.read, p, &plan.State{}, j) // no agent of another host is updated from here
 }
 
 func (q PlanRequest) rules() plan.Rules {

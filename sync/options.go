@@ -71,6 +71,8 @@ type Settings struct {
 	Registries  []RegistryAccount
 	Secrets     map[string]protocol.Secret // [secrets]
 
+	AgentsDir string // the binaries agents are updated with; "" = none
+
 	AllowInternal bool   // the daemon's own connections may go to loopback and private services
 	AllowHTTP     bool   // http remotes
 	KnownHosts    string // path of the known_hosts file; "" = ssh remotes are an error that says so

@@ -68,7 +68,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 	if needsRun(p) && j.trigger == triggerCommit {
 		s.say(ctx, Report{Stage: StageApplying, Commit: v.commit, Trigger: j.trigger, Plan: tell(p, r, before)})
 	}
-	result, err := s.apply(ctx, r, p, j)
+	result, err := s.apply(ctx, r, p, state, j)
 	if err != nil {
 		return p, result, err
 	}
@@ -135,6 +135,9 @@ func (s *syncer) desire(r *reading, j job) *plan.Desired {
 	d.Rules.MaxRemovals, d.Rules.ReportDrift = own.MaxRemovals, own.ReportDrift && j.trigger != triggerCommand
 	d.Rules.Complete, d.Rules.Further = r.childRules()
 	d.Rules.Owed = s.owed
+	if s.opts.Servers != nil { // a preview takes them to be there
+		d.Binaries = s.binaries.missing(s.settings().AgentsDir, r.config)
+	}
 	return &d
 }
 
@@ -183,18 +186,21 @@ func (s *syncer) head(commit string, j job) apply.Head {
 }
 
 // apply carries the plan out, unless it changes nothing.
-func (s *syncer) apply(ctx context.Context, r *reading, p *plan.Plan, j job) (*apply.Result, error) {
+func (s *syncer) apply(ctx context.Context, r *reading, p *plan.Plan, state *plan.State, j job) (*apply.Result, error) {
 	if j.preview != "" && j.preview != p.Digest {
 		return nil, ErrChanged
 	}
 	if !needsRun(p) {
 		return idle(p, s.head(p.Commit, j)), nil
 	}
-	logins := s.settings().Registries
+	set := s.settings()
 	opts := apply.Options{
 		Plan: p, Fleet: s.fleetOf(r.desired.Local), Journal: s.opts.Journal, Head: s.head(p.Commit, j), Log: s.log,
 		Payloads: apply.PayloadFunc(func(ctx context.Context, step plan.Step) (*protocol.Payload, error) {
-			return r.payload(ctx, step.Resource, step.Declared, logins, true)
+			if step.Resource.Kind() == schema.KindServer {
+				return s.binaries.payload(set.AgentsDir, &step, state, r.config)
+			}
+			return r.payload(ctx, step.Resource, step.Declared, set.Registries, true)
 		}),
 		Events: j.events, Preview: j.preview, Approved: p.Digest, Owed: s.owed,
 		PerServer: s.opts.PerServer, Parallel: s.opts.Parallel, Patience: s.opts.Patience, MaxFailures: s.maxFailures, Failures: s.failures,

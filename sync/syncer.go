@@ -58,6 +58,7 @@ type syncer struct {
 	seenStir uint64              // stir when the servers were last looked at
 	put      map[schema.ID][]time.Time
 	keys     map[string]string // of the agents enrolled, by server; nil = not told yet
+	binaries binaries
 
 	mu       gosync.Mutex // guards below
 	set      *Settings

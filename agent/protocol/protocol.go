@@ -31,6 +31,10 @@ const (
 	Stop    Verb = "stop"    // ensure = "stopped"
 	SetHold Verb = "hold"    // set or lift a hold
 	Prune   Verb = "prune"   // remove images that nothing uses; Resource is the server
+	// Carry brings a part of a binary that an Update will ask for; Update makes it the agent's own. Resource is the
+	// server.
+	Carry  Verb = "carry"
+	Update Verb = "update"
 	// Await changes nothing: done once the resource's containers are healthy (the gate), for what comes after a
 	// resource whose own step is none. Payload (without files) has the timeouts; Digest is not compared.
 	Await Verb = "await"
@@ -78,6 +82,7 @@ type Payload struct {
 	OnHost bool          `json:"on_host,omitempty"`
 	Ensure schema.Ensure `json:"ensure,omitempty"`
 	Was    string        `json:"was,omitempty"`
+	Agent  *Binary       `json:"agent,omitempty"` // Carry, Update
 }
 
 // A File is one file of the repository to lay on the host.

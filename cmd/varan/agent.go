@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nkeys"
@@ -20,6 +21,7 @@ import (
 	"github.com/varanhq/varan/agent"
 	"github.com/varanhq/varan/agent/link"
 	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/agent/update"
 	"github.com/varanhq/varan/apply/fleet"
 	"github.com/varanhq/varan/sync/httpd"
 	"github.com/varanhq/varan/sync/settings"
@@ -31,6 +33,7 @@ type agentCommand struct {
 	Hub, FleetKey, Fleet string
 	Name, Root           string
 	LogFormat, LogLevel  string
+	UpdateWait           time.Duration
 	printed              bool // the TOML that enrols it
 }
 
@@ -57,6 +60,8 @@ varan key prints the fleet's public key on the daemon's machine.`,
 	f.StringVar(&c.Root, "root", cmp.Or(sh.env["VARAN_AGENT_ROOT"], settings.Defaults(sh.where()).Agent.Root), "key, ledger and stacks' files (VARAN_AGENT_ROOT)")
 	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+	f.DurationVar(&c.UpdateWait, "update-wait", time.Minute, "how long a new binary has to reach the hub") // tests shorten it
+	_ = f.MarkHidden("update-wait")
 	cmd.AddCommand(newAgentRevoke(sh), newAgentRotate(sh))
 	return cmd
 }
@@ -93,28 +98,77 @@ func (c *agentCommand) Run(ctx context.Context) error {
 		<-signals
 		os.Exit(130)
 	}()
-	return c.serve(ctx, hub, log)
-}
-
-func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Logger) error {
 	root, err := agent.HostRoot(ctx, c.Root, "")
 	if err != nil {
 		return err
 	}
+	if t := newTrial(c.sh); t != nil {
+		return c.prove(ctx, root, hub, t, log)
+	}
+	self, err := update.New(root, buildVersion(), c.UpdateWait, log)
+	if err != nil {
+		return err
+	}
+	for {
+		execute, err := c.serve(ctx, root, hub, self, log)
+		if errors.Is(err, errLeaving) {
+			execute, err = self.Swap(ctx, try(self.Wait, log)), nil
+			if ctx.Err() == nil && execute == "" {
+				continue // it goes on and tells why
+			}
+		}
+		if execute == "" || err != nil {
+			return err
+		}
+		log.Info("another binary takes over", "path", execute)
+		err = syscall.Exec(execute, os.Args, os.Environ())
+		log.Error("the binary could not be executed", "path", execute, "err", err)
+		self.NotExecuted(err)
+	}
+}
+
+// prove is the new binary's part of its trial: it opens all it needs, connects, and touches nothing.
+func (c *agentCommand) prove(ctx context.Context, root string, hub link.Address, t *trial, log *slog.Logger) error {
 	a, err := agent.New(agent.Options{Root: root, Fleet: c.Fleet, Server: c.name(), Version: buildVersion(), Log: log})
 	if err != nil {
 		return err
 	}
 	defer a.Close()
+	key, err := link.LoadKey(filepath.Join(root, agentKeyFile))
+	if err != nil {
+		return err
+	}
+	return link.Follow(ctx, link.Following{Hub: hub, Tell: t.news}, link.Options{
+		Handler: t, Key: key, FleetKey: c.FleetKey, TermFile: filepath.Join(root, termFile), PinFile: filepath.Join(root, "fleet-key"), Name: c.name(), Log: log,
+	})
+}
+
+// serve works until a signal or an update ends it; then it may name another binary to execute.
+func (c *agentCommand) serve(ctx context.Context, root string, hub link.Address, self *update.Self, log *slog.Logger) (execute string, err error) {
+	begin := self.Begin()
+	if begin.Execute != "" {
+		return begin.Execute, nil
+	}
+	a, err := agent.New(agent.Options{Root: root, Fleet: c.Fleet, Server: c.name(), Version: buildVersion(), Update: self, Log: log})
+	if err != nil {
+		return "", err
+	}
+	defer a.Close()
+	if e := begin.Ended; e != nil {
+		log.Error("the agent was not updated", "op", e.Op, "err", e.Outcome.Error)
+		if err := a.Updated(e); err != nil {
+			log.Error("that could not be written down", "err", err)
+		}
+	}
 	keyFile := filepath.Join(root, agentKeyFile)
 	_, had := os.Stat(keyFile)
 	key, err := link.LoadKey(keyFile)
 	if err != nil {
-		return err
+		return "", err
 	}
 	public, err := key.PublicKey()
 	if err != nil {
-		return err
+		return "", err
 	}
 	if errors.Is(had, fs.ErrNotExist) {
 		c.printTOML(public)
@@ -131,6 +185,23 @@ func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Lo
 	var g errgroup.Group
 	linkCtx, stopLink := context.WithCancel(ctx)
 	defer stopLink()
+	leaving := false
+	g.Go(func() error {
+		select {
+		case <-a.Leaving():
+			leaving = true
+			stopLink()
+		case <-linkCtx.Done():
+		}
+		return nil
+	})
+	unproven := newProbation(self, a, begin.Unproven, log)
+	g.Go(func() error {
+		if unproven.late(linkCtx) {
+			stopLink()
+		}
+		return nil
+	})
 	g.Go(func() error {
 		defer stopLink()
 		return a.Run(agentCtx)
@@ -138,12 +209,21 @@ func (c *agentCommand) serve(ctx context.Context, hub link.Address, log *slog.Lo
 	g.Go(func() error { return h.keepSmall(linkCtx) })
 	g.Go(func() error {
 		defer stopAgent()
-		return link.Follow(linkCtx, link.Following{Hub: hub, KeyFile: keyFile, Tell: func(n link.News, err error) { c.tell(log, public, n, err) }}, link.Options{
+		return link.Follow(linkCtx, link.Following{Hub: hub, KeyFile: keyFile, Tell: func(n link.News, err error) { unproven.news(n, err); c.tell(log, public, n, err) }}, link.Options{
 			Handler: h, Key: key, FleetKey: c.FleetKey, TermFile: filepath.Join(root, termFile), PinFile: filepath.Join(root, "fleet-key"), Name: c.name(),
 			Progress: progress.C, Changed: a.Changed(), Figures: a.Figures, Logs: a.Logs, Log: log,
 		})
 	})
-	return g.Wait()
+	err = g.Wait()
+	switch {
+	case err != nil || ctx.Err() != nil:
+		return "", err
+	case leaving:
+		return "", errLeaving
+	case unproven.failed != nil:
+		return self.Back(unproven.failed)
+	}
+	return "", nil
 }
 
 // name is what this host proposes to be called.

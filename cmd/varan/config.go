@@ -99,7 +99,7 @@ func syncSettings(s *settings.Settings, dir string) sync.Settings {
 			Delete: s.Config.Delete, Drift: s.Config.Drift, MaxRemovals: s.Config.MaxRemovals, MaxFailures: s.Config.MaxFailures,
 			OnSurprise: s.Config.OnSurprise,
 		},
-		Secrets:       map[string]protocol.Secret{},
+		Secrets: map[string]protocol.Secret{}, AgentsDir: s.Hub.AgentsDir,
 		AllowInternal: s.AllowInternal, AllowHTTP: s.AllowHTTP, KnownHosts: below(dir, s.KnownHostsFile),
 	}
 	for name, v := range s.Secrets {

@@ -41,8 +41,15 @@ func (c *versionCommand) Run(context.Context) error {
 	return nil
 }
 
-// buildVersion is the module's version as the Go toolchain stamped it, or the commit it was built from.
+// version is what a release is called; the linker sets it (-ldflags "-X main.version=…").
+var version string
+
+// buildVersion is the release, else the module's version as the Go toolchain stamped it, or the commit it was built
+// from.
 func buildVersion() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

@@ -357,6 +357,9 @@ func (l *loader) check(s *Settings) {
 			l.fail("hub.listen", "hub.listen %q is not HOST:PORT or :PORT", s.Hub.Listen)
 		}
 	}
+	if dir := s.Hub.AgentsDir; dir != "" && !filepath.IsAbs(dir) {
+		l.fail("hub.agents_dir", "hub.agents_dir must be an absolute path, not %q", dir)
+	}
 	if s.Hub.Patience <= 0 {
 		l.fail("hub.patience", "hub.patience must be longer than nothing")
 	}

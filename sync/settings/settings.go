@@ -74,6 +74,8 @@ type Hub struct {
 	URL     string `toml:"url"`
 	// Patience is how long a step waits for a server that was cut off in the middle of it.
 	Patience Duration `toml:"patience"`
+	// AgentsDir holds the binaries agents are updated with, varan-VERSION-PLATFORM each.
+	AgentsDir string `toml:"agents_dir"`
 }
 
 // Agent is the agent inside the daemon.
