@@ -84,7 +84,7 @@ func (r *run) carry(ctx context.Context, op protocol.Op, j *job) bool {
 			return false
 		}
 		var packed bytes.Buffer
-		z := gzip.NewWriter(&packed)
+		z, _ := gzip.NewWriterLevel(&packed, gzip.BestSpeed) // a level it knows
 		if _, err = z.Write(buf[:n]); err == nil {
 			err = z.Close()
 		}

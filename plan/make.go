@@ -21,6 +21,7 @@ func Make(d *Desired, st *State, previous *schema.Config) *Plan {
 	for i := range m.nodes {
 		m.decide(&m.nodes[i])
 	}
+	m.holdRest()
 	m.checkPorts()
 	m.orphans()
 	m.moved()

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/varanhq/varan/schema"
 )
@@ -80,6 +81,31 @@ func (m *maker) cannotUpdate(n *node, hint, format string, args ...any) {
 	}
 	m.say(schema.SeverityWarning, pos, hint, "%s: %s", n.id, why)
 	n.stop(Blocked, AgentVersion, "%s", why)
+}
+
+// holdRest keeps the other agents from becoming what failed on one of them, until that changes or is tried again.
+func (m *maker) holdRest() {
+	failed := map[string]*node{} // by version
+	for i := range m.nodes {
+		n := &m.nodes[i]
+		if n.id.Kind() != schema.KindServer || n.step.Action != Held || n.host.Unreachable != "" {
+			continue
+		}
+		c := n.res.Config.(*schema.ServerConfig) // decideServer saw to it
+		if failed[c.AgentVersion] == nil && slices.ContainsFunc(n.holds(), func(h Hold) bool { return h.Kind == HoldFailed && h.Digest == n.step.Digest }) {
+			failed[c.AgentVersion] = n
+		}
+	}
+	m.updates = slices.DeleteFunc(m.updates, func(i int32) bool {
+		n := &m.nodes[i]
+		first := failed[n.res.Config.(*schema.ServerConfig).AgentVersion]
+		if first == nil {
+			return false
+		}
+		n.stop(Held, OnHold, "it waits, for %s failed on %s", n.res.Config.(*schema.ServerConfig).AgentVersion, first.server)
+		n.stuck = false
+		return true
+	})
 }
 
 // oneByOne lets each agent be updated only when the one before is well again; the first that fails ends it.

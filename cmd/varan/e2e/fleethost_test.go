@@ -34,6 +34,7 @@ type hostOf struct {
 	out    string       // file of what the agent prints
 	owner  *testing.T   // the whole test: processes outlive its parts
 	agent  *agentOfHost // shared by the parts
+	own    string       // the agent's binary where the host has a copy of its own; "" = the world's
 }
 
 // An agentOfHost is a host's agent process.
@@ -218,7 +219,7 @@ func (h *hostOf) ready() error {
 }
 
 // startAgent starts the host's agent with the fleet's key.
-func (h *hostOf) startAgent(key string) {
+func (h *hostOf) startAgent(key string, more ...string) {
 	h.t.Helper()
 	out, err := os.OpenFile(h.out, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -231,7 +232,11 @@ func (h *hostOf) startAgent(key string) {
 			h.t.Fatal(err)
 		}
 	}
-	cmd := h.inside(bin, "agent", "--hub", net.JoinHostPort(h.to, h.port), "--fleet-key", key, "--fleet", h.id, "--name", h.name, "--root", filepath.Join(h.dir, "root"))
+	if h.own != "" {
+		bin = h.own
+	}
+	args := []string{bin, "agent", "--hub", net.JoinHostPort(h.to, h.port), "--fleet-key", key, "--fleet", h.id, "--name", h.name, "--root", filepath.Join(h.dir, "root")}
+	cmd := h.inside(append(args, more...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
