@@ -101,6 +101,8 @@ type GitAccount struct {
 	Username string
 	Token    protocol.Secret
 	SSHKey   protocol.Secret // PEM of a private key
+	// Fresh, in the place of Token, gives one that counts now; it is handed the one that was refused, "" = none was.
+	Fresh func(ctx context.Context, refused string) (string, error)
 }
 
 // A RegistryAccount is one login of [[docker_registry]].

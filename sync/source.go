@@ -154,7 +154,7 @@ func (m *mirrors) access(addr gitrepo.Address, account string) (gitrepo.Options,
 	creds := make([]gitrepo.Credential, 0, len(m.settings.GitAccounts))
 	for _, a := range m.settings.GitAccounts {
 		creds = append(creds, gitrepo.Credential{Scheme: a.Scheme, Host: a.Host, Path: a.Path, Username: a.Username,
-			Token: string(a.Token), SSHKey: string(a.SSHKey)})
+			Token: string(a.Token), SSHKey: string(a.SSHKey), Fresh: a.Fresh})
 	}
 	cred := gitrepo.Pick(creds, addr, account)
 	if cred == nil && account != "" {

@@ -121,6 +121,7 @@ func syncSettings(s *settings.Settings, dir string) sync.Settings {
 			}
 		}
 	}
+	out.GitAccounts = append(out.GitAccounts, appAccounts(s)...) // after those that are written down
 	for _, p := range s.DockerRegistry {
 		for _, a := range p.Accounts {
 			out.Registries = append(out.Registries, sync.RegistryAccount{Domain: p.Domain, Username: a.Username, Token: protocol.Secret(a.Token.Reveal())})

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/varanhq/varan/sync"
 	"github.com/varanhq/varan/sync/forge"
 	"github.com/varanhq/varan/sync/forge/connect"
+	"github.com/varanhq/varan/sync/forge/github"
 	"github.com/varanhq/varan/sync/pulls"
 	"github.com/varanhq/varan/sync/settings"
 )
@@ -40,6 +43,27 @@ func forges(s *settings.Settings) ([]pulls.Forge, error) {
 		out = append(out, pulls.Forge{Forge: client, ReportOutput: f.ReportOutput})
 	}
 	return out, errors.Join(errs...)
+}
+
+// appAccounts are the GitHub Apps as accounts for Git: their tokens read what they are installed on.
+func appAccounts(s *settings.Settings) []sync.GitAccount {
+	var out []sync.GitAccount
+	for i := range s.Forge {
+		f := &s.Forge[i]
+		if f.AppID == 0 || f.InstallationID == 0 {
+			continue
+		}
+		client, err := github.New(forgeOptions(s, f))
+		if err != nil {
+			continue // forges says so
+		}
+		acc := sync.GitAccount{Scheme: "https", Host: f.Domain, Username: github.GitUser, Fresh: client.GitToken}
+		if strings.HasPrefix(f.APIURL, "http://") { // allowed by allow_http, or New refuses it
+			acc.Scheme = "http"
+		}
+		out = append(out, acc)
+	}
+	return out
 }
 
 func pullSettings(s *settings.Settings) pulls.Settings {

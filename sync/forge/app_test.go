@@ -9,6 +9,8 @@ import (
 
 	"github.com/varanhq/varan/sync/forge"
 	"github.com/varanhq/varan/sync/forge/forgetest"
+	"github.com/varanhq/varan/sync/forge/github"
+	"github.com/varanhq/varan/sync/gitrepo"
 )
 
 // TestAppToken: one token serves many calls, a new one is fetched before the old one ends, or when it is refused.
@@ -157,5 +159,44 @@ func TestAppPermissions(t *testing.T) {
 		if !errors.Is(err, forge.ErrForbidden) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestAppGit: an App reads its installation's repositories over Git with its own tokens, also when one was revoked, and
+// sends them nowhere else.
+func TestAppGit(t *testing.T) {
+	w := newWorld(t, forge.GitHub)
+	c, app := w.app()
+	at, err := gitrepo.ParseAddress(w.repo.CloneURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, _, _ := strings.Cut(strings.TrimPrefix(w.repo.CloneURL(), at.Scheme+"://"), "/")
+	open := func(bound string) *gitrepo.Repo {
+		cred := &gitrepo.Credential{Scheme: at.Scheme, Host: bound, Username: github.GitUser, Fresh: c.(*github.Client).GitToken}
+		repo, err := gitrepo.Open(at, gitrepo.Options{Credential: cred, AllowHTTP: true, AllowInternal: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { repo.Close() })
+		return repo
+	}
+	repo := open(host)
+	snap, err := repo.Fetch(t.Context(), "main")
+	if err != nil || snap.Commit != w.base {
+		t.Fatalf("%+v %v", snap, err)
+	}
+	w.Revoke(app)
+	next := w.push(w.repo, "main", map[string]string{"a.toml": "two\n"})
+	if snap, err = repo.Fetch(t.Context(), "main"); err != nil || snap.Commit != next {
+		t.Fatalf("after it was revoked: %v", err)
+	}
+	if _, err := open("elsewhere.example").Fetch(t.Context(), "main"); !errors.Is(err, gitrepo.ErrAuth) {
+		t.Errorf("bound to another host: %v", err)
+	}
+	var n int
+	w.Set(func(*forgetest.Server) { n = app.Issued })
+	if n != 2 {
+		t.Errorf("%d tokens", n)
 	}
 }

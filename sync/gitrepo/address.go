@@ -1,6 +1,7 @@
 package gitrepo
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -145,6 +146,24 @@ type Credential struct {
 	Username string
 	Token    string
 	SSHKey   string // PEM
+	// Fresh, in the place of Token, gives one that counts now: a GitHub App's lives an hour. It is handed the one that
+	// was refused, "" = none was.
+	Fresh func(ctx context.Context, refused string) (string, error)
+}
+
+// token is what to sign in with over HTTP, "" = nothing.
+func (c *Credential) token(ctx context.Context, refused string) (string, error) {
+	if c == nil {
+		return "", nil
+	}
+	if c.Fresh == nil {
+		return c.Token, nil
+	}
+	token, err := c.Fresh(ctx, refused)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrAuth, err)
+	}
+	return token, nil
 }
 
 // String names the account without its secret.

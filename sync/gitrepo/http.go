@@ -59,27 +59,31 @@ func (t *smartHTTP) redirect(req *http.Request, via []*http.Request) error {
 	}
 	req.URL.User = nil
 	req.Header.Del("Authorization")
-	t.authorize(req)
-	return nil
+	return t.authorize(req, "")
 }
 
-// authorize adds the credential if it is bound to where the request goes.
-func (t *smartHTTP) authorize(req *http.Request) {
-	if t.cred == nil || t.cred.Token == "" {
-		return
+// authorize adds the credential if it is bound to where the request goes. refused is a token that was not accepted.
+func (t *smartHTTP) authorize(req *http.Request, refused string) error {
+	if t.cred == nil {
+		return nil
 	}
 	to := Address{Scheme: req.URL.Scheme, Host: strings.ToLower(req.URL.Hostname()), Port: req.URL.Port(), Path: repoPath(req.URL)}
 	if to.Port == defaultPort(to.Scheme) {
 		to.Port = ""
 	}
 	if !t.cred.Covers(to) {
-		return
+		return nil
+	}
+	token, err := t.cred.token(req.Context(), refused)
+	if token == "" || err != nil {
+		return err
 	}
 	user := t.cred.Username
 	if user == "" {
 		user = "git"
 	}
-	req.SetBasicAuth(user, t.cred.Token)
+	req.SetBasicAuth(user, token)
+	return nil
 }
 
 // repoPath is the repository's path in the URL of one of its services.
@@ -115,8 +119,17 @@ func (t *smartHTTP) open(ctx context.Context) (conversation, error) {
 
 func (t *smartHTTP) do(req *http.Request) (*http.Response, error) {
 	req.Header.Set("User-Agent", userAgent)
-	t.authorize(req)
+	if err := t.authorize(req, ""); err != nil {
+		return nil, err
+	}
 	res, err := t.client.Do(req)
+	if _, token, signed := req.BasicAuth(); err == nil && res.StatusCode == http.StatusUnauthorized && signed && t.cred.Fresh != nil && req.Body == nil {
+		drain(res.Body)
+		if err := t.authorize(req, token); err != nil {
+			return nil, err
+		}
+		res, err = t.client.Do(req)
+	}
 	if err != nil {
 		if ue := (*url.Error)(nil); errors.As(err, &ue) {
 			err = ue.Err // its URL is ours, and the caller names it

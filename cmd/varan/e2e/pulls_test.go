@@ -81,9 +81,12 @@ func onForge(t *testing.T, kind forge.Kind, hooks bool, more string) *codeHost {
 		}
 		credential = fmt.Sprintf("app_id = %d\ninstallation_id = %d\nprivate_key_file = %q", h.app.ID, h.app.Installation, key)
 	}
-	w.configure(fmt.Sprintf("allow_http = true\nallow_internal = true\n---\n[config]\npoll = %q\ndelete = true\n%s\n[[forge]]\ntype = %q\ndomain = %q\napi_url = %q\nwebhook_secret = \"hook-secret\"\n%s\n"+
-		"[[git_provider]]\ndomain = %q\nhttps = false\naccounts = [{ username = \"varan-bot\", token = %q }]\n",
-		poll, more, kind, f.Domain(), f.APIURL(), credential, f.Domain(), h.bot.Token))
+	account := fmt.Sprintf("[[git_provider]]\ndomain = %q\nhttps = false\naccounts = [{ username = \"varan-bot\", token = %q }]\n", f.Domain(), h.bot.Token)
+	if h.app != nil { // it reads over Git with its own tokens
+		account = ""
+	}
+	w.configure(fmt.Sprintf("allow_http = true\nallow_internal = true\n---\n[config]\npoll = %q\ndelete = true\n%s\n[[forge]]\ntype = %q\ndomain = %q\napi_url = %q\nwebhook_secret = \"hook-secret\"\n%s\n%s",
+		poll, more, kind, f.Domain(), f.APIURL(), credential, account))
 	return h
 }
 

@@ -46,7 +46,7 @@ func (s *Server) serveGit(w http.ResponseWriter, r *http.Request) {
 	ok := repo != nil && (repo.may(u) >= need || scope != nil && scope.allows(repo, "contents", need))
 	s.mu.Unlock()
 	if !ok {
-		if token == "" {
+		if u == nil && scope == nil { // nobody, or a token that counts no longer
 			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
 			http.Error(w, "who are you?", http.StatusUnauthorized)
 			return

@@ -1,6 +1,7 @@
 package github
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -63,6 +64,18 @@ func (a *appAuth) renew(old *ghinstallation.Transport) *ghinstallation.Transport
 		a.current.Client = &http.Client{Transport: a.next}
 	}
 	return a.current
+}
+
+// token is the installation's, another one than the refused.
+func (a *appAuth) token(ctx context.Context, refused string) (string, error) {
+	a.mu.Lock()
+	with := a.current
+	a.mu.Unlock()
+	token, err := with.Token(ctx)
+	if err == nil && refused != "" && token == refused {
+		token, err = a.renew(with).Token(ctx)
+	}
+	return token, err
 }
 
 // RoundTrip sends as the installation. A refused token is fetched anew once.

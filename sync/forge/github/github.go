@@ -25,6 +25,7 @@ type Client struct {
 	http   *forge.HTTP
 	api    *github.Client // as the token or the installation
 	app    *github.Client // as the App itself; nil with a token
+	auth   *appAuth       // nil with a token
 
 	installed int64 // the App's installation
 
@@ -62,13 +63,30 @@ func New(o forge.Options) (*Client, error) {
 	})
 	c.api = client(c.http.Client, base)
 	if app != nil {
-		c.installed = o.App.Installation
+		c.installed, c.auth = o.App.Installation, app
 		app.renew(nil)
 		c.app = client(&http.Client{
 			Transport: app.apps, Timeout: c.http.Client.Timeout, CheckRedirect: c.http.Client.CheckRedirect,
 		}, base)
 	}
 	return c, nil
+}
+
+// GitUser is whom GitHub wants to be named beside an App's token.
+const GitUser = "x-access-token"
+
+// GitToken is the App's token for Git, with which its installation's repositories are read. refused is one that was not
+// accepted: another is fetched then.
+func (c *Client) GitToken(ctx context.Context, refused string) (string, error) {
+	if c.auth == nil {
+		return "", fmt.Errorf("%w: only an App has tokens for Git", forge.ErrNotCapable)
+	}
+	token, err := c.auth.token(ctx, refused)
+	if err != nil {
+		return "", c.err(err, nil, "fetch a token for Git at %s", c.domain)
+	}
+	c.http.Secret(token)
+	return token, nil
 }
 
 func client(h *http.Client, base *url.URL) *github.Client {
