@@ -68,7 +68,7 @@ func appAccounts(s *settings.Settings) []sync.GitAccount {
 
 func pullSettings(s *settings.Settings) pulls.Settings {
 	return pulls.Settings{Fleet: s.Name, PublicURL: s.PublicURL, Poll: time.Duration(s.Config.Poll), PreviewForks: s.Config.PreviewForks,
-		Approvers: s.Config.Approvers, Manual: s.Config.Apply == "manual"}
+		Approvers: s.Config.Approvers, Manual: s.Config.Apply == "manual", StatusName: s.Config.StatusName}
 }
 
 // openDesk prepares what talks to forges.

@@ -50,6 +50,7 @@ type Settings struct {
 	PreviewForks string        // "off", "collaborators" (default), "all"
 	Approvers    []string      // logins; empty = whoever may write
 	Manual       bool          // apply = "manual"
+	StatusName   string        // stands behind the statuses' names, where several daemons serve one repository; "" = nothing
 }
 
 // Timing holds periods that tests shorten. Zero fields take the defaults named.
@@ -178,6 +179,9 @@ func (d *Desk) rules() Settings {
 	s.Fleet, s.Poll = cmp.Or(s.Fleet, "main"), cmp.Or(s.Poll, time.Minute)
 	return s
 }
+
+// context is a status's full name.
+func (d *Desk) context(name string) string { return report.Context(name, d.rules().StatusName) }
 
 // Trouble says, by forge, why messages wait; forges without trouble are left out.
 func (d *Desk) Trouble() map[string]string {

@@ -432,3 +432,22 @@ func TestStrangersCostLittle(t *testing.T) {
 	s.daemon.mu.Unlock()
 	s.until("the base is another", func() bool { return killed() == 2 })
 }
+
+// TestStatusName: two daemons on one repository do not write over each other's statuses.
+func TestStatusName(t *testing.T) {
+	s := newScene(t)
+	s.change = func(o *Options) { o.Settings.StatusName, o.Settings.Fleet = "lab", "lab" }
+	s.open(1, "one", some(plan.Create))
+	s.daemon.branches = map[string]string{"gh-readonly-queue/main/pr-1-x": sha("group")}
+	s.daemon.plans[sha("group")] = some(plan.None)
+	s.start()
+	s.until("told", func() bool {
+		return s.status("one", "varan/plan/lab").State == forge.Success && s.status("one", "varan/apply/lab").State == forge.Success && s.status("group", "varan/plan/lab").State == forge.Success
+	})
+	s.merge(1, "merged")
+	s.Report(t.Context(), applied("merged", apply.StatusDone))
+	s.until("applied", func() bool { return s.status("merged", "varan/apply/lab").State == forge.Success })
+	if s.status("one", "varan/plan").State != "" || s.status("merged", "varan/apply").State != "" {
+		t.Error("it wrote a status of another's name")
+	}
+}

@@ -268,7 +268,7 @@ func (d *Desk) lettersTo(ctx context.Context, r *repository, k *kept) (out []*le
 	if k.Stage == sync.StageApplied && k.Run == "" && !k.Again && r.isFinal(k.Commit) {
 		return nil, nil, nil // looked at again after a restart: what was done stays told
 	}
-	status := forge.Status{Context: report.ApplyContext, Branch: r.w.Branch, URL: d.page(k.Run)}
+	status := forge.Status{Context: d.context(report.ApplyContext), Branch: r.w.Branch, URL: d.page(k.Run)}
 	switch k.Stage {
 	case sync.StageBroken:
 		status.State, status.Description = forge.Failure, report.BrokenStatus(k.Diagnostics)

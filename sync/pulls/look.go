@@ -402,9 +402,13 @@ func (r *repository) consider(ctx context.Context, pr *forge.PullRequest) (again
 		return 0, r.say(pr, "", "", nil, "the base branch could not be planned since varan started; what is wrong stands at its newest commit")
 	}
 	same := rec.Head == pr.Head.SHA && !rec.force
-	wait := r.d.timing.Replan - time.Since(rec.At)
+	age := max(time.Since(rec.At), 0)
+	if rec.At.After(time.Now()) { // this machine's clock was set back
+		age = retryFailed
+	}
+	wait := r.d.timing.Replan - age
 	switch {
-	case same && rec.Basis == basis && (rec.Failed == "" || time.Since(rec.At) < retryFailed), same && rec.Base == base && rec.Lasting:
+	case same && rec.Basis == basis && (rec.Failed == "" || age < retryFailed), same && rec.Base == base && rec.Lasting:
 		return 0, nil
 	case same && rec.Base == base && wait > 0: // only the fleet changed: not too often
 		return wait, nil
@@ -534,7 +538,7 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	about := r.d.about(r, pr.Head.SHA)
 	about.Base = base
 	about.Notes = notes
-	status := forge.Status{Context: report.PlanContext, URL: cmp.Or(url, pr.URL), Branch: pr.Head.Branch}
+	status := forge.Status{Context: r.d.context(report.PlanContext), URL: cmp.Or(url, pr.URL), Branch: pr.Head.Branch}
 	var body string
 	var check *forge.CheckRun
 	var shown *plan.Plan
@@ -559,7 +563,7 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 		}
 		quiet = status.State == forge.Success && !p.Plan.Changes() && len(sync.Risks(p.Plan)) == 0 && len(notes) == 0
 		if r.forge().Capabilities().Checks {
-			check = annotations(p.Plan.Diagnostics, pr.Head.SHA)
+			check = annotations(p.Plan.Diagnostics, pr.Head.SHA, r.d.context("varan/lines"))
 		}
 	}
 	status.Description = clip(status.Description, forge.MaxDescription)
@@ -570,7 +574,7 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	}
 	letters := []*letter{{Domain: domain, Repo: at, SHA: pr.Head.SHA, Status: &status}}
 	if !merged { // so that it can be a required check too; a fast-forward made it the branch's own commit
-		waits := forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge", Branch: pr.Head.Branch}
+		waits := forge.Status{Context: r.d.context(report.ApplyContext), State: forge.Success, Description: "Applied after the merge", Branch: pr.Head.Branch}
 		letters = append(letters, &letter{Domain: domain, Repo: at, SHA: pr.Head.SHA, Status: &waits})
 	}
 	if !quiet || commented {
@@ -627,8 +631,8 @@ func bare(p *plan.Plan) *plan.Plan {
 }
 
 // annotations are the mistakes at their lines; nil without any.
-func annotations(ds []schema.Diagnostic, sha string) *forge.CheckRun {
-	run := &forge.CheckRun{Name: "varan/lines", SHA: sha, Conclusion: forge.Neutral, Title: "Where varan plan sees something"}
+func annotations(ds []schema.Diagnostic, sha, name string) *forge.CheckRun {
+	run := &forge.CheckRun{Name: name, SHA: sha, Conclusion: forge.Neutral, Title: "Where varan plan sees something"}
 	for _, d := range ds {
 		if d.File == "" || d.Line == 0 || len(run.Annotations) == forge.MaxAnnotations {
 			continue
@@ -672,7 +676,7 @@ func (r *repository) groups(ctx context.Context) error {
 		if errors.Is(err, gitrepo.ErrMoved) || errors.Is(err, sync.ErrNotRead) {
 			continue
 		}
-		status := forge.Status{Context: report.PlanContext, State: forge.Failure}
+		status := forge.Status{Context: r.d.context(report.PlanContext), State: forge.Failure}
 		lasting := errors.Is(err, sandbox.ErrKilled) || errors.Is(err, gitrepo.ErrTooBig)
 		if err != nil && !lasting && r.groupTries[sha] < maxTries-1 { // a failure would throw it out of the queue
 			if len(r.groupTries) > 200 {
@@ -695,7 +699,7 @@ func (r *repository) groups(ctx context.Context) error {
 		status.Description = clip(status.Description, forge.MaxDescription)
 		domain := r.domain
 		letters := []*letter{{Domain: domain, Repo: r.repo, SHA: sha, Status: &status}}
-		letters = append(letters, &letter{Domain: domain, Repo: r.repo, SHA: sha, Status: &forge.Status{Context: report.ApplyContext, State: forge.Success, Description: "Applied after the merge"}})
+		letters = append(letters, &letter{Domain: domain, Repo: r.repo, SHA: sha, Status: &forge.Status{Context: r.d.context(report.ApplyContext), State: forge.Success, Description: "Applied after the merge"}})
 		if err = r.d.out.put(letters...); err != nil {
 			errs = append(errs, err)
 			continue

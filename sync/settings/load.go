@@ -316,6 +316,9 @@ func (l *loader) check(s *Settings) {
 	if !fleetName.MatchString(s.Name) {
 		l.fail("name", "the fleet's name %q must be letters, digits, '.', '_' or '-', at most 63", s.Name)
 	}
+	if name := s.Config.StatusName; name != "" && !fleetName.MatchString(name) {
+		l.fail("config.status_name", "%q must be letters, digits, '.', '_' or '-', at most 63", name)
+	}
 	l.oneOf("compat", s.Compat, "", "komodo")
 	l.oneOf("config.apply", s.Config.Apply, "auto", "manual")
 	l.oneOf("config.drift", s.Config.Drift, "", "correct", "report")

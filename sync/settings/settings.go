@@ -96,6 +96,7 @@ type Config struct {
 	MaxFailures  int      `toml:"max_failures"`
 	OnSurprise   string   `toml:"on_surprise"`
 	PreviewForks string   `toml:"preview_forks"`
+	StatusName   string   `toml:"status_name"`
 	Approvers    []string `toml:"approvers"`
 }
 
