@@ -14,6 +14,8 @@ import (
 type Options struct {
 	Settings Settings
 
+	// Memory keeps what a sync remembers over restarts where every daemon that may lead finds it; nil = below DataDir.
+	Memory  Memory
 	DataDir string // mirrors and what each sync applied last lie below it; "" = memory only
 	Local   string // --as: the server this process acts as; "" = the [[server]] with address "local", else "local"
 
@@ -50,6 +52,12 @@ type Options struct {
 	whole bool
 	// Clock knobs that tests shorten.
 	Timing Timing
+}
+
+// A Memory keeps small values by name: nil is nothing.
+type Memory interface {
+	Read(name string) ([]byte, error)
+	Write(name string, data []byte) error
 }
 
 // Timing holds periods. Zero fields take the defaults named.

@@ -30,11 +30,11 @@ func (d *Daemon) statePath(name string) string {
 
 // recall reads which commit was applied last, so that a branch rewritten meanwhile is noticed.
 func (d *Daemon) recall(s *syncer) error {
-	if d.opts.DataDir == "" {
+	if d.opts.DataDir == "" && d.opts.Memory == nil {
 		return nil
 	}
 	var m remembered
-	if err := readJSON(d.statePath(s.name), &m); err != nil {
+	if err := d.load("syncs/"+s.name, d.statePath(s.name), &m); err != nil {
 		return err
 	}
 	if m.Version == rememberedVersion && m.URL == s.status.URL {
@@ -43,7 +43,7 @@ func (d *Daemon) recall(s *syncer) error {
 	}
 	d.pause = nil
 	var h plan.Hold
-	if err := readJSON(filepath.Join(d.opts.DataDir, "paused.json"), &h); err != nil {
+	if err := d.load("paused", filepath.Join(d.opts.DataDir, "paused.json"), &h); err != nil {
 		return err
 	}
 	if h.Kind != "" {
@@ -53,22 +53,25 @@ func (d *Daemon) recall(s *syncer) error {
 }
 
 func (d *Daemon) remember(s SyncStatus, h *halt, others map[string]string) {
-	if d.opts.DataDir == "" {
+	if d.opts.DataDir == "" && d.opts.Memory == nil {
 		return
 	}
 	m := remembered{Version: rememberedVersion, URL: s.URL, Good: s.Good, Applied: s.Applied, Halted: h, Others: others}
-	if err := writeJSON(d.statePath(s.Name), m); err != nil {
+	if err := d.save("syncs/"+s.Name, d.statePath(s.Name), m); err != nil {
 		d.opts.Log.Error("state of the sync not written", "sync", s.Name, "err", err)
 	}
 }
 
 func (d *Daemon) storePause() error {
-	if d.opts.DataDir == "" {
+	if d.opts.DataDir == "" && d.opts.Memory == nil {
 		return nil
 	}
 	d.mu.Lock()
 	h := d.pause
 	d.mu.Unlock()
+	if m := d.opts.Memory; m != nil && h == nil {
+		return m.Write("paused", nil)
+	}
 	path := filepath.Join(d.opts.DataDir, "paused.json")
 	if h == nil {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -76,7 +79,32 @@ func (d *Daemon) storePause() error {
 		}
 		return nil
 	}
-	return writeJSON(path, h)
+	return d.save("paused", path, h)
+}
+
+// load reads what was kept under a name, or in the file where there is no Memory.
+func (d *Daemon) load(name, path string, v any) error {
+	if d.opts.Memory == nil {
+		return readJSON(path, v)
+	}
+	data, err := d.opts.Memory.Read(name)
+	if err != nil || data == nil {
+		return err
+	}
+	_ = json.Unmarshal(data, v) // what cannot be understood is set aside by the next write; losing it loses little
+	return nil
+}
+
+// save keeps it.
+func (d *Daemon) save(name, path string, v any) error {
+	if d.opts.Memory == nil {
+		return writeJSON(path, v)
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return d.opts.Memory.Write(name, data)
 }
 
 // readJSON reads a small file; one that is absent or cannot be understood leaves v as it is.

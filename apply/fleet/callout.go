@@ -281,6 +281,12 @@ func (h *Hub) followRoll(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			h.log.Debug("the list of agents is not passed on", "err", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+				h.nudgeRoll()
+			}
 		}
 	}
 }

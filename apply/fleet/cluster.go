@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -105,8 +106,11 @@ func (h *Hub) join(ctx context.Context) (err error) {
 	if err := h.endpoint.Prepare(); err != nil {
 		return err
 	}
-	if err := h.readRoll(ctx); err != nil {
-		return err
+	for range 10 { // a bucket that was only just made is not at every server yet; later followRoll goes on
+		if err = h.readRoll(ctx); err == nil {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
 	}
 	return h.answerCallout()
 }
@@ -206,6 +210,46 @@ func (h *Hub) Trouble() []string {
 	slices.Sort(out)
 	return out
 }
+
+// Joined reports whether daemons and agents meet at a cluster.
+func (h *Hub) Joined() bool { return h.opts.Cluster != nil }
+
+// Read returns what was kept under a name for whichever daemon leads, nil if nothing was; Write keeps it, and nil
+// forgets it. Only who leads writes.
+func (h *Hub) Read(name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(h.ctx, clusterTimeout)
+	defer cancel()
+	e, err := h.kv().Get(ctx, stateKey(name))
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read %s from the cluster: %w", name, err)
+	}
+	return e.Value(), nil
+}
+
+// Write keeps data under a name.
+func (h *Hub) Write(name string, data []byte) error {
+	if !h.leads() {
+		return errFollows
+	}
+	ctx, cancel := context.WithTimeout(h.ctx, clusterTimeout)
+	defer cancel()
+	var err error
+	if data == nil {
+		err = h.kv().Purge(ctx, stateKey(name))
+	} else {
+		_, err = h.kv().Put(ctx, stateKey(name), data)
+	}
+	if err != nil {
+		return fmt.Errorf("keep %s in the cluster: %w", name, err)
+	}
+	return nil
+}
+
+// stateKey escapes a name for a bucket.
+func stateKey(name string) string { return "state." + hex.EncodeToString([]byte(name)) }
 
 // Replicas is how many servers of the cluster are to keep each stream.
 func (h *Hub) Replicas() int {

@@ -48,12 +48,13 @@ itself whatever happens to the connection. agent.toml in its root has the last w
 varan key prints the fleet's public key on the daemon's machine.`,
 		Example: `  varan agent --hub varan.example.com:8443 --fleet-key UAFX…
   varan agent --hub wss://varan.example.com --fleet-key UAFX… --name web2    through a reverse proxy
+  varan agent --hub nats1:4222,nats2:4222,nats3:4222 --fleet-key UAFX…       of a fleet with [hub] url
   VARAN_HUB=… VARAN_FLEET_KEY=… varan agent                                  as a container is told`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.Run(cmd.Context()) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.Hub, "hub", sh.env["VARAN_HUB"], "the hub: HOST:PORT, or wss://HOST through a reverse proxy (VARAN_HUB)")
+	f.StringVar(&c.Hub, "hub", sh.env["VARAN_HUB"], "the hub: HOST:PORT, wss://HOST through a reverse proxy, or a NATS cluster's servers with commas between (VARAN_HUB)")
 	f.StringVar(&c.FleetKey, "fleet-key", sh.env["VARAN_FLEET_KEY"], "the fleet's public key (VARAN_FLEET_KEY)")
 	f.StringVar(&c.Fleet, "fleet", cmp.Or(sh.env["VARAN_FLEET"], "main"), "the fleet's name, name in varan.toml (VARAN_FLEET)")
 	f.StringVar(&c.Name, "name", sh.env["VARAN_AGENT_NAME"], "what this host proposes to be called; default its host name (VARAN_AGENT_NAME)")
@@ -71,7 +72,7 @@ func (c *agentCommand) Run(ctx context.Context) error {
 	if c.Hub == "" || c.FleetKey == "" {
 		return errors.New("which fleet? Give --hub HOST:PORT and --fleet-key U…; varan key on the daemon's machine prints both")
 	}
-	hub, err := link.ParseAddress(c.Hub)
+	hubs, err := link.ParseAddresses(c.Hub)
 	if err != nil {
 		return err
 	}
@@ -103,14 +104,14 @@ func (c *agentCommand) Run(ctx context.Context) error {
 		return err
 	}
 	if t := newTrial(c.sh); t != nil {
-		return c.prove(ctx, root, hub, t, log)
+		return c.prove(ctx, root, hubs, t, log)
 	}
 	self, err := update.New(root, buildVersion(), c.UpdateWait, log)
 	if err != nil {
 		return err
 	}
 	for {
-		execute, err := c.serve(ctx, root, hub, self, log)
+		execute, err := c.serve(ctx, root, hubs, self, log)
 		if errors.Is(err, errLeaving) {
 			execute, err = self.Swap(ctx, try(self.Wait, log)), nil
 			if ctx.Err() == nil && execute == "" {
@@ -128,7 +129,7 @@ func (c *agentCommand) Run(ctx context.Context) error {
 }
 
 // prove is the new binary's part of its trial: it opens all it needs, connects, and touches nothing.
-func (c *agentCommand) prove(ctx context.Context, root string, hub link.Address, t *trial, log *slog.Logger) error {
+func (c *agentCommand) prove(ctx context.Context, root string, hubs []link.Address, t *trial, log *slog.Logger) error {
 	a, err := agent.New(agent.Options{Root: root, Fleet: c.Fleet, Server: c.name(), Version: buildVersion(), Log: log})
 	if err != nil {
 		return err
@@ -138,13 +139,13 @@ func (c *agentCommand) prove(ctx context.Context, root string, hub link.Address,
 	if err != nil {
 		return err
 	}
-	return link.Follow(ctx, link.Following{Hub: hub, Tell: t.news}, link.Options{
+	return link.Follow(ctx, link.Following{Hub: hubs[0], Others: hubs[1:], Tell: t.news}, link.Options{
 		Handler: t, Key: key, FleetKey: c.FleetKey, TermFile: filepath.Join(root, termFile), PinFile: filepath.Join(root, "fleet-key"), Name: c.name(), Log: log,
 	})
 }
 
 // serve works until a signal or an update ends it; then it may name another binary to execute.
-func (c *agentCommand) serve(ctx context.Context, root string, hub link.Address, self *update.Self, log *slog.Logger) (execute string, err error) {
+func (c *agentCommand) serve(ctx context.Context, root string, hubs []link.Address, self *update.Self, log *slog.Logger) (execute string, err error) {
 	begin := self.Begin()
 	if begin.Execute != "" {
 		return begin.Execute, nil
@@ -173,7 +174,7 @@ func (c *agentCommand) serve(ctx context.Context, root string, hub link.Address,
 	if errors.Is(had, fs.ErrNotExist) {
 		c.printTOML(public)
 	}
-	log.Info("varan agent", "hub", hub.String(), "key", public, "root", root, "version", buildVersion())
+	log.Info("varan agent", "hub", c.Hub, "key", public, "root", root, "version", buildVersion())
 	notify(c.sh, "READY=1")
 	progress := a.Progress()
 	defer progress.Close()
@@ -209,7 +210,7 @@ func (c *agentCommand) serve(ctx context.Context, root string, hub link.Address,
 	g.Go(func() error { return h.keepSmall(linkCtx) })
 	g.Go(func() error {
 		defer stopAgent()
-		return link.Follow(linkCtx, link.Following{Hub: hub, KeyFile: keyFile, Tell: func(n link.News, err error) { unproven.news(n, err); c.tell(log, public, n, err) }}, link.Options{
+		return link.Follow(linkCtx, link.Following{Hub: hubs[0], Others: hubs[1:], KeyFile: keyFile, Tell: func(n link.News, err error) { unproven.news(n, err); c.tell(log, public, n, err) }}, link.Options{
 			Handler: h, Key: key, FleetKey: c.FleetKey, TermFile: filepath.Join(root, termFile), PinFile: filepath.Join(root, "fleet-key"), Name: c.name(),
 			Progress: progress.C, Changed: a.Changed(), Figures: a.Figures, Logs: a.Logs, Log: log,
 		})

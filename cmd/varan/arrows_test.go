@@ -43,7 +43,7 @@ func TestArrows(t *testing.T) {
 		"sync/webhook":        {"schema", "sync/gitrepo"},
 		"sync":                {"agent/mask", "schema", "plan", "plan/compose", "apply", "apply/fleet", "agent/protocol", "sync/gitrepo", "sync/report", "sync/forge", "sync/forge/connect", "sync/sandbox", "sync/webhook"},
 		"sync/pulls":          {"schema", "plan", "apply", "sync", "sync/forge", "sync/gitrepo", "sync/report", "sync/sandbox", "sync/webhook"},
-		"sync/httpd":          {"schema", "plan", "apply", "apply/fleet", "sync", "sync/report", "agent/protocol"},
+		"sync/httpd":          {"schema", "plan", "apply", "apply/fleet", "apply/lease", "sync", "sync/report", "agent/protocol"},
 		"examples":            {},
 	}
 	// plan is pure: nothing in it can look outside. schema does no I/O.

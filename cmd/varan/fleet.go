@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	gosync "sync"
 	"time"
@@ -39,7 +41,10 @@ func openFleet(ctx context.Context, set *settings.Settings, log *slog.Logger) (*
 }
 
 // serveFleet starts the agent inside a daemon: with the fleet's key, the agent's own, and the journal.
-func serveFleet(ctx context.Context, set *settings.Settings, log *slog.Logger) (*localFleet, error) {
+func serveFleet(ctx context.Context, set *settings.Settings, dir string, log *slog.Logger) (*localFleet, error) {
+	if set.Hub.URL != "" {
+		return joinFleet(set, dir, log)
+	}
 	key, made, err := fleet.LoadKey(set.Hub.KeyFile)
 	if err != nil {
 		return nil, err
@@ -56,6 +61,23 @@ func serveFleet(ctx context.Context, set *settings.Settings, log *slog.Logger) (
 	}
 	f.Made = made
 	return f, nil
+}
+
+// joinFleet meets the fleet's agents and its other daemons at a NATS cluster. No agent runs inside: which machine leads
+// changes, and what is declared for one must not move to another.
+func joinFleet(set *settings.Settings, dir string, log *slog.Logger) (*localFleet, error) {
+	if _, err := os.Stat(set.Hub.KeyFile); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("[hub] key_file %s is not there: all daemons of a fleet have the same one. Copy it from another, or make the first with varan key --nats", set.Hub.KeyFile)
+	}
+	key, _, err := fleet.LoadKey(set.Hub.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	hub, err := fleet.Start(fleet.Options{Key: key, KeyFile: set.Hub.KeyFile, Name: set.Name, Log: log, Cluster: &fleet.Cluster{URL: set.Hub.URL, CAFile: below(dir, set.Hub.CAFile)}})
+	if err != nil {
+		return nil, err
+	}
+	return &localFleet{Hub: hub, Close: hub.Close}, nil
 }
 
 // Files of an agent's root that are its link's.

@@ -72,10 +72,10 @@ func pullSettings(s *settings.Settings) pulls.Settings {
 }
 
 // openDesk prepares what talks to forges.
-func openDesk(s *settings.Settings, log *slog.Logger) (*pulls.Desk, error) {
+func openDesk(s *settings.Settings, may func() bool, log *slog.Logger) (*pulls.Desk, error) {
 	list, err := forges(s)
 	if err != nil {
 		log.Error("a forge is not talked to", "err", err)
 	}
-	return pulls.New(pulls.Options{Dir: filepath.Join(s.DataDir, "pulls"), Forges: list, Settings: pullSettings(s), Log: log})
+	return pulls.New(pulls.Options{Dir: filepath.Join(s.DataDir, "pulls"), Forges: list, Settings: pullSettings(s), May: may, Log: log})
 }

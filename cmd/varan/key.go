@@ -19,6 +19,7 @@ import (
 type keyCommand struct {
 	sh     *shell
 	config *config
+	NATS   bool
 }
 
 func newKey(sh *shell) *cobra.Command {
@@ -27,11 +28,12 @@ func newKey(sh *shell) *cobra.Command {
 		Use: "key", Short: "the fleet's public key, and how an agent is started with it",
 		Long: `key prints the fleet's public key on standard output and says how to start an agent with it. The private half never
 leaves [hub] key_file, the one file of the daemon to back up.`,
-		Example: "  varan key",
+		Example: "  varan key\n  varan key --nats > varan.conf     what a NATS cluster for [hub] url needs; the key is made if there is none",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return c.Run(cmd.Context()) },
 	}
 	c.config = newConfig(sh, cmd.Flags())
+	cmd.Flags().BoolVar(&c.NATS, "nats", false, "print what the servers of a NATS cluster need in their configuration; it holds no secret")
 	cmd.AddCommand(newKeyRotate(sh))
 	return cmd
 }
@@ -41,6 +43,9 @@ func (c *keyCommand) Run(ctx context.Context) error {
 	set, _, err := c.config.read(ctx)
 	if err != nil {
 		return err
+	}
+	if c.NATS {
+		return c.nats(set.Hub.KeyFile)
 	}
 	if _, err := os.Stat(set.Hub.KeyFile); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is not there: varan serve makes it at its first start", set.Hub.KeyFile)
@@ -55,15 +60,34 @@ func (c *keyCommand) Run(ctx context.Context) error {
 	}
 	c.sh.print(public + "\n")
 	start := "varan agent --hub HOST:PORT --fleet-key " + public
-	if _, port, err := net.SplitHostPort(set.Hub.Listen); err == nil {
+	if set.Hub.URL != "" {
+		start = fmt.Sprintf("varan agent --hub %s --fleet-key %s", set.Hub.URL, public)
+	} else if _, port, err := net.SplitHostPort(set.Hub.Listen); err == nil {
 		start = fmt.Sprintf("varan agent --hub %s:%s --fleet-key %s", hostName(), port, public)
 	}
 	if set.Name != "main" {
 		start += " --fleet " + set.Name
 	}
 	c.sh.say("\nOn a host that is to join the fleet:\n\n  %s\n", start)
-	if set.Hub.Listen == "" {
+	if set.Hub.Listen == "" && set.Hub.URL == "" {
 		c.sh.say("No agent can connect yet: [hub] listen is empty. Set it to \":8443\" in varan.toml and restart the daemon.")
+	}
+	return nil
+}
+
+// nats prints what a cluster's servers need, which derives from the key; the first daemon's is made here.
+func (c *keyCommand) nats(file string) error {
+	key, made, err := fleet.LoadKey(file)
+	if err != nil {
+		return err
+	}
+	text, err := fleet.ClusterConfig(key)
+	if err != nil {
+		return err
+	}
+	c.sh.print(text)
+	if made {
+		c.sh.say("Made the fleet's key, %s: back it up, and copy it to every machine that a daemon of this fleet runs on.", file)
 	}
 	return nil
 }

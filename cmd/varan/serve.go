@@ -18,8 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/varanhq/varan/apply"
-	"github.com/varanhq/varan/apply/fleet"
-	"github.com/varanhq/varan/sync"
+	"github.com/varanhq/varan/apply/lease"
 	"github.com/varanhq/varan/sync/httpd"
 	"github.com/varanhq/varan/sync/settings"
 	"github.com/varanhq/varan/sync/webhook"
@@ -127,7 +126,8 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	}
 	defer unlock()
 
-	fl, err := serveFleet(ctx, set, log)
+	dir := filepath.Dir(watcher.Path)
+	fl, err := serveFleet(ctx, set, dir, log)
 	if err != nil {
 		return err
 	}
@@ -136,52 +136,54 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 		log.Info("made the fleet's key: back this file up, it is the only one that cannot be made again", "file", set.Hub.KeyFile)
 	}
 
-	dir := filepath.Dir(watcher.Path)
-	journal, err := openJournal(ctx, fl)
-	if err != nil {
-		return err
-	}
-	desk, err := openDesk(set, log)
-	if err != nil {
-		return err
-	}
-	daemon, err := sync.New(sync.Options{
-		Reporter: sync.Reporters{sync.LogReporter(log), desk}, Surprises: desk.Surprises,
-		Settings: syncSettings(set, dir), DataDir: set.DataDir, Local: c.As, Servers: fl.Hub, This: fleet.This, Refresh: fl.Hub.Refresh, Figures: fl.Hub.Figures, Logs: fl.Hub.Logs, Patience: time.Duration(set.Hub.Patience), Enrol: fl.Hub.Enrol,
-		Journal: journal, Mend: func() error { return mend(fl, journal) }, Log: log, Events: fl.Hub.Changed(),
-	})
-	if err != nil {
-		return err
-	}
-
 	var now atomic.Pointer[settings.Settings]
 	now.Store(set)
+	how := opening{serve: c, set: set, dir: dir, fleet: fl, log: log, hooked: func() []webhook.Secret { return hookSecrets(now.Load()) }}
+	var leads *lease.Lease // nil = this daemon is alone
+	var lead func() lease.Status
+	if set.Hub.URL != "" {
+		leads = lease.New(lease.Options{Store: fl.Hub.Lease(), Fleet: set.Name, Name: daemonName(set), URL: set.PublicURL, Log: log})
+		lead = leads.Status
+	}
+	seat := newSeat(set.Name, lead)
+	var acting atomic.Pointer[office]
+	var hooks *webhook.Receiver
+	if leads == nil {
+		o, err := how.open(ctx)
+		if err != nil {
+			return err
+		}
+		acting.Store(o)
+		seat.take(o.daemon)
+		hooks = o.hooks
+	} else {
+		for try := range 10 { // a cluster whose servers only just found each other refuses at first
+			if how.queue, err = webhook.OpenQueue(ctx, fl.Hub.JetStream(), fl.Hub.Replicas(), log); err == nil || try == 9 || ctx.Err() != nil {
+				break
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+		if err != nil {
+			return err
+		}
+		hooks = webhook.New(webhook.Options{Target: seat, Queue: how.queue, Log: log, Secrets: how.hooked})
+	}
 	watcher.Changed = func(s *settings.Settings) {
 		old := now.Swap(s)
 		for _, k := range fixed(old, s) {
 			log.Warn("this setting counts from the next start on", "key", k)
 		}
-		if err := daemon.Reload(syncSettings(s, dir)); err != nil {
-			log.Error("settings not taken over", "err", err)
-		}
-		list, err := forges(s)
-		if err := errors.Join(err, desk.Reload(pullSettings(s), list)); err != nil {
-			log.Error("forges not taken over", "err", err)
+		if o := acting.Load(); o != nil {
+			o.reload(s, dir, log)
 		}
 	}
-	daemon.HearPulls(desk.Take)
-	kept, err := webhook.OpenStore(ctx, fl.Hub.JetStream(), 1)
-	if err != nil {
-		return err
-	}
-	hooks := webhook.New(webhook.Options{Target: daemon, Store: kept, Log: log, Secrets: func() []webhook.Secret { return hookSecrets(now.Load()) }})
 	server, err := httpd.New(httpd.Options{
-		Hooks: hooks, Daemon: daemon, Log: log, Version: buildVersion(), Socket: set.Socket(), Listen: set.Listen,
+		Hooks: hooks, Daemon: seat, Lead: lead, Log: log, Version: buildVersion(), Socket: set.Socket(), Listen: set.Listen,
 		CertFile: below(dir, set.TLSCertFile), KeyFile: below(dir, set.TLSKeyFile), TrustedProxies: prefixes(set.TrustedProxies),
 		ReadToken: filepath.Join(set.DataDir, "read-token"), Hub: fl.Hub,
 		Tokens: func() []httpd.Token { return tokens(now.Load()) },
 		Problems: func() []string {
-			var out []string
+			out := fl.Hub.Trouble()
 			for _, p := range watcher.Problems() {
 				out = append(out, p.String())
 			}
@@ -198,6 +200,9 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	if a := fl.Hub.Addr(); a != nil {
 		attrs = append(attrs, "agents", a.String())
 	}
+	if set.Hub.URL != "" {
+		attrs = append(attrs, "cluster", set.Hub.URL, "name", daemonName(set))
+	}
 	attrs = append(attrs, "fleet_key", fl.Hub.FleetKey())
 	log.Info("ready for commands", attrs...)
 	notify(c.sh, "READY=1")
@@ -209,15 +214,25 @@ func (c *serveCommand) serve(ctx context.Context, set *settings.Settings, watche
 	surface.Go(func() error { return server.Run(httpCtx) })
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		if err := daemon.Run(gctx); err != nil {
-			return err
+		if leads == nil {
+			return acting.Load().run(gctx)
 		}
-		return context.Cause(gctx)
+		err := c.several(gctx, leads, seat, func(t *lease.Tenure) opening {
+			begin := how
+			begin.set, begin.tenure = now.Load(), t
+			return begin
+		}, func(o *office) {
+			acting.Store(o)
+			if s := now.Load(); o != nil && s != o.set { // changed while it was opened
+				o.reload(s, dir, log)
+			}
+		})
+		if err == nil {
+			err = context.Cause(gctx)
+		}
+		return err
 	})
-	g.Go(func() error { return hooks.Run(gctx) })
-	g.Go(func() error { return desk.Run(gctx, daemon) })
 	g.Go(func() error { return watcher.Run(gctx) })
-	g.Go(func() error { return keepSmall(gctx, daemon) })
 	g.Go(func() error {
 		select {
 		case err := <-fl.Lost:
@@ -237,6 +252,7 @@ func fixed(a, b *settings.Settings) []string {
 	for _, k := range []struct{ key, a, b string }{
 		{"name", a.Name, b.Name}, {"data_dir", a.DataDir, b.DataDir}, {"listen", a.Listen, b.Listen},
 		{"agent.root", a.Agent.Root, b.Agent.Root}, {"hub.listen", a.Hub.Listen, b.Hub.Listen}, {"hub.key_file", a.Hub.KeyFile, b.Hub.KeyFile},
+		{"hub.url", a.Hub.URL, b.Hub.URL}, {"hub.ca_file", a.Hub.CAFile, b.Hub.CAFile}, {"hub.name", a.Hub.Name, b.Hub.Name},
 		{"log_format", a.LogFormat, b.LogFormat}, {"log_level", a.LogLevel, b.LogLevel},
 	} {
 		if k.a != k.b {

@@ -71,6 +71,9 @@ func statusText(s httpd.Status, all bool, now time.Time, t report.Terminal) stri
 		word = "at work"
 	}
 	fmt.Fprintf(&b, "fleet %s: %s\n", e(s.Fleet), word)
+	if l := s.Lead; l != nil && l.Leading {
+		fmt.Fprintf(&b, "this daemon, %s, leads in term %d\n", e(l.Leader), l.Term)
+	}
 	if s.Paused != nil {
 		fmt.Fprintf(&b, "paused: %s%s (varan pause --off)\n", e(s.Paused.Reason), until(s.Paused.Until))
 	}

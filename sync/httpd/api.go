@@ -11,6 +11,7 @@ import (
 
 	"github.com/varanhq/varan/apply"
 	"github.com/varanhq/varan/apply/fleet"
+	"github.com/varanhq/varan/apply/lease"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
 	"github.com/varanhq/varan/sync"
@@ -60,6 +61,8 @@ type Status struct {
 	Version string `json:"version"`
 	// Hub is how the agents' connections stand.
 	Hub *fleet.Status `json:"hub,omitempty"`
+	// Lead is who leads, of several daemons.
+	Lead *lease.Status `json:"lead,omitempty"`
 	// Problems are secrets and settings that could not be read.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -97,6 +100,7 @@ var faults = [...]struct {
 	{sync.ErrUnknown, "unknown", http.StatusNotFound},
 	{sync.ErrChanged, "changed", http.StatusConflict},
 	{sync.ErrBusy, "busy", http.StatusConflict},
+	{ErrFollows, "follows", http.StatusServiceUnavailable},
 	{sync.ErrNotAsked, "not_asked", http.StatusConflict},
 }
 
@@ -137,6 +141,10 @@ func (s *Server) routes(local bool) http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if s.ready() {
 			word(w, http.StatusOK, "ready")
+			return
+		}
+		if s.follows() {
+			word(w, http.StatusOK, "following")
 			return
 		}
 		word(w, http.StatusServiceUnavailable, "waiting")

@@ -106,12 +106,14 @@ var (
 	descSrvInfo  = prometheus.NewDesc("varan_server_info", "1, with a server's versions as labels.", []string{"server", "os", "kernel", "engine", "varan"}, nil)
 	descWaiting  = prometheus.NewDesc("varan_agents_waiting", "Agents whose keys no commit enrols.", nil, nil)
 	descProblems = prometheus.NewDesc("varan_secret_errors", "Secrets and settings that cannot be read now.", nil, nil)
+	descLeader   = prometheus.NewDesc("varan_leader", "1 if this daemon leads, 0 if it follows.", nil, nil)
+	descTerm     = prometheus.NewDesc("varan_term", "The leader's term, as far as this daemon knows.", nil, nil)
 	descRunning  = prometheus.NewDesc("varan_runs_running", "Runs under way.", nil, nil)
 )
 
 func (c statusCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descReady, descPaused, descHolds, descDrift, descState, descServers, descProblems, descRunning,
-		descCPU, descLoad, descMem, descMemAll, descDisk, descDiskAll, descSrvState, descSrvInfo, descWaiting} {
+		descCPU, descLoad, descMem, descMemAll, descDisk, descDiskAll, descSrvState, descSrvInfo, descWaiting, descLeader, descTerm} {
 		ch <- d
 	}
 }
@@ -166,6 +168,11 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 			gauge(descDisk, float64(d.Used), srv.Name, d.Mount)
 			gauge(descDiskAll, float64(d.Total), srv.Name, d.Mount)
 		}
+	}
+	if c.opts.Lead != nil {
+		l := c.opts.Lead()
+		gauge(descLeader, truth(l.Leading))
+		gauge(descTerm, float64(l.Term))
 	}
 	if c.opts.Hub != nil {
 		gauge(descWaiting, float64(len(c.opts.Hub.Status().Waiting)))

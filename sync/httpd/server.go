@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/varanhq/varan/apply/lease"
 )
 
 // A Token lets a caller in.
@@ -42,6 +44,8 @@ type Options struct {
 	// CertFile and KeyFile turn on TLS; they are read again when they change.
 	CertFile, KeyFile string
 	TrustedProxies    []netip.Prefix
+	// Lead tells who leads, of several daemons; nil = this is the only one.
+	Lead func() lease.Status
 	// Problems tells what secrets and settings cannot be read; may be nil.
 	Problems func() []string
 	// Tokens tells who may come in; it is asked at every request, so that a reload counts at once.
@@ -523,6 +527,18 @@ func (m *mutexed) do(f func()) {
 	f()
 }
 
+// ErrFollows says that another daemon acts.
+var ErrFollows = errors.New("this daemon follows")
+
+// follows reports whether another daemon acts and this one stands by: it knows who leads and keeps webhooks.
+func (s *Server) follows() bool {
+	if s.opts.Lead == nil {
+		return false
+	}
+	l := s.opts.Lead()
+	return !l.Leading && l.Leader != "" && (s.opts.Hooks == nil || s.opts.Hooks.Keeps())
+}
+
 func (s *Server) ready() bool {
 	return s.opts.Daemon.Status().Ready && (s.opts.Hooks == nil || s.opts.Hooks.Keeps())
 }
@@ -532,6 +548,10 @@ func (s *Server) status() Status {
 	if s.opts.Hub != nil {
 		hub := s.opts.Hub.Status()
 		st.Hub = &hub
+	}
+	if s.opts.Lead != nil {
+		l := s.opts.Lead()
+		st.Lead = &l
 	}
 	if s.opts.Problems != nil {
 		st.Problems = s.opts.Problems()

@@ -122,6 +122,29 @@ func (l *loader) at(key string) schema.Pos {
 	return schema.Pos{File: l.in.File}
 }
 
+// checkCluster looks at the addresses of an existing NATS cluster.
+func (l *loader) checkCluster(s *Settings) {
+	scheme := ""
+	for _, one := range strings.Split(s.Hub.URL, ",") {
+		u, err := url.Parse(strings.TrimSpace(one))
+		switch {
+		case err == nil && u.User != nil:
+			l.fail("hub.url", "hub.url holds a user or password: the daemon logs in with keys that derive from the fleet's; varan key --nats prints what the cluster needs to know of them")
+			return
+		case err != nil || u.Hostname() == "" || u.Scheme != "nats" && u.Scheme != "tls":
+			l.fail("hub.url", "hub.url is nats://HOST:PORT or tls://HOST:PORT, several with commas between")
+			return
+		case scheme != "" && u.Scheme != scheme:
+			l.fail("hub.url", "the addresses of hub.url are all nats:// or all tls://")
+			return
+		}
+		scheme = u.Scheme
+	}
+	if s.Hub.Listen != "" {
+		l.warn("hub.listen", "hub.listen is not used with hub.url: agents connect to the NATS cluster")
+	}
+}
+
 func (l *loader) fail(key, format string, args ...any) {
 	d := schema.Diagnostic{Severity: schema.SeverityError, Message: fmt.Sprintf(format, args...)}
 	if o, ok := l.in.Values[key]; ok {
@@ -367,7 +390,7 @@ func (l *loader) check(s *Settings) {
 		l.fail("hub.patience", "hub.patience must be longer than nothing")
 	}
 	if s.Hub.URL != "" {
-		l.warn("hub.url", "an existing NATS cluster is not used by this version; agents connect to hub.listen")
+		l.checkCluster(s)
 	}
 	for _, f := range s.Forge {
 		l.oneOf("forge.type", f.Type, "github", "gitea", "forgejo", "gitlab")

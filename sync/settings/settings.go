@@ -71,7 +71,9 @@ type Settings struct {
 type Hub struct {
 	Listen  string `toml:"listen"`
 	KeyFile string `toml:"key_file"` // the fleet's key: never inside data_dir
-	URL     string `toml:"url"`
+	URL     string `toml:"url"`      // an existing NATS cluster: nats:// or tls://, several with commas between
+	CAFile  string `toml:"ca_file"`  // authorities of its certificates; "" = the system's
+	Name    string `toml:"name"`     // what this daemon is called there; "" = as its host
 	// Patience is how long a step waits for a server that was cut off in the middle of it.
 	Patience Duration `toml:"patience"`
 	// AgentsDir holds the binaries agents are updated with, varan-VERSION-PLATFORM each.
