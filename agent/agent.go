@@ -35,7 +35,7 @@ type Options struct {
 	Version    string // of this program: for people
 	// Update makes another program of this one; nil = it is part of a daemon or command.
 	Update *update.Self
-	Log        *slog.Logger
+	Log    *slog.Logger
 
 	// Wrap, when set, stands between the agent and the engine's client. Tests use it.
 	Wrap func(client.APIClient) client.APIClient
@@ -179,7 +179,7 @@ func (a *Agent) connect() error {
 
 // sweep removes what killed processes left behind of files they were writing and folders they were building in.
 func (a *Agent) sweep() {
-	for _, pattern := range []string{".build-*", ".new-*", "ledger/.new-*", "ledger/*/.new-*", "prints/*/.new-*", "undo/*.new"} {
+	for _, pattern := range []string{".build-*", ".new-*", "ledger/.new-*", "ledger/*/.new-*", "prints/*/.new-*", "undo/*.new", "update/.new-*"} {
 		left, _ := filepath.Glob(filepath.Join(a.opts.Root, pattern)) // fails on bad patterns only
 		for _, path := range left {
 			if err := os.RemoveAll(path); err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"github.com/varanhq/varan/agent/protocol"
+	"github.com/varanhq/varan/agent/update"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
 )
@@ -43,6 +44,7 @@ type host struct {
 	ended  chan error
 	ops    atomic.Int64
 	wrap   func(client.APIClient) client.APIClient
+	update *update.Self
 	begun  time.Time
 }
 
@@ -117,7 +119,7 @@ func (h *host) clean() {
 
 func (h *host) start() {
 	h.Helper()
-	a, err := New(Options{Root: h.root, Fleet: h.fleet, Server: "local", Wrap: h.wrap, Log: slog.New(slog.NewTextHandler(logWriter{h.T}, nil))})
+	a, err := New(Options{Root: h.root, Fleet: h.fleet, Server: "local", Wrap: h.wrap, Update: h.update, Log: slog.New(slog.NewTextHandler(logWriter{h.T}, nil))})
 	if err != nil {
 		h.Fatal(err)
 	}

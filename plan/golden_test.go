@@ -33,7 +33,7 @@ type stackFixture struct {
 }
 
 // TestGolden reads testdata/make/*.txtar: the TOML as committed, declared.json (what its stacks' compose files
-// say), rules.json, state.json (what the server reports), and compares plan.txt and, where it stands, plan.json.
+// say), rules.json, binaries.json (those that are missing), state.json (what the server reports), and compares plan.txt and, where it stands, plan.json.
 // In state.json a digest "@" is the declared one, "old" the ledger's, "before" that of the TOML under before/.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/make/*.txtar")
@@ -96,6 +96,8 @@ func makeGolden(t *testing.T, arc *txtar.Archive) *Plan {
 			decode(t, f, &stacks)
 		case f.Name == "rules.json":
 			decode(t, f, &d.Rules)
+		case f.Name == "binaries.json":
+			decode(t, f, &d.Binaries)
 		case f.Name == "state.json":
 			decode(t, f, &st.Servers)
 		}

@@ -56,12 +56,12 @@ func (m *maker) agentVersion(n *node, c *schema.ServerConfig) {
 	default:
 		n.step.Digest = AgentDigest(want)
 		detail := fmt.Sprintf("agent %s → %s", have.Version, c.AgentVersion)
+		change := Change{Path: "config.agent_version", Old: have.Version, New: c.AgentVersion}
 		if have.Version == c.AgentVersion {
 			detail = fmt.Sprintf("agent %s is another build of it than agent_sha256 says", have.Version)
-		} else {
-			n.step.Changes = append(n.step.Changes, Change{Path: "config.agent_version", Old: have.Version, New: c.AgentVersion})
+			change = Change{Path: "config.agent_sha256." + have.Platform, Old: have.SHA256, New: want}
 		}
-		n.step.Changes = append(n.step.Changes, Change{Path: "config.agent_sha256." + have.Platform, Old: have.SHA256, New: want})
+		n.step.Changes = append(n.step.Changes, change)
 		n.become(Update, AgentVersion, "%s", detail)
 	}
 }
@@ -86,9 +86,16 @@ func (m *maker) cannotUpdate(n *node, hint, format string, args ...any) {
 // holdRest keeps the other agents from becoming what failed on one of them, until that changes or is tried again.
 func (m *maker) holdRest() {
 	failed := map[string]*node{} // by version
+	var busy *node               // an earlier run's
 	for i := range m.nodes {
 		n := &m.nodes[i]
-		if n.id.Kind() != schema.KindServer || n.step.Action != Held || n.host.Unreachable != "" {
+		if n.id.Kind() != schema.KindServer {
+			continue
+		}
+		if n.step.Action == Unknown && n.step.Causes[0].Kind == UnderWay {
+			busy = n
+		}
+		if n.step.Action != Held || n.host.Unreachable != "" {
 			continue
 		}
 		c := n.res.Config.(*schema.ServerConfig) // decideServer saw to it
@@ -98,11 +105,15 @@ func (m *maker) holdRest() {
 	}
 	m.updates = slices.DeleteFunc(m.updates, func(i int32) bool {
 		n := &m.nodes[i]
-		first := failed[n.res.Config.(*schema.ServerConfig).AgentVersion]
-		if first == nil {
+		version := n.res.Config.(*schema.ServerConfig).AgentVersion
+		switch {
+		case failed[version] != nil:
+			n.stop(Held, OnHold, "it waits, for %s failed on %s", version, failed[version].server)
+		case busy != nil:
+			n.stop(Unknown, UnderWay, "it waits for the agent of %s, which is being updated", busy.server)
+		default:
 			return false
 		}
-		n.stop(Held, OnHold, "it waits, for %s failed on %s", n.res.Config.(*schema.ServerConfig).AgentVersion, first.server)
 		n.stuck = false
 		return true
 	})

@@ -359,8 +359,8 @@ func (l *link) submit(ctx context.Context, m *wire.Message, body []byte) (any, e
 	if string(op.ID) != m.Op || op.Term != m.Term {
 		return refuse(op, "the op and its signed manifest differ"), nil
 	}
-	if op.Version < protocol.Version-1 || op.Version > protocol.Version+1 {
-		return refuse(op, fmt.Sprintf("the daemon speaks version %d of the protocol, this agent %d; one apart works", op.Version, protocol.Version)), nil
+	if why := foreign(op); why != "" {
+		return refuse(op, why), nil
 	}
 	l.ask(op.ID, m.Curve)
 	s := l.opts.Handler.Submit(ctx, op)
@@ -368,6 +368,14 @@ func (l *link) submit(ctx context.Context, m *wire.Message, body []byte) (any, e
 		l.done(op.ID)
 	}
 	return s, nil
+}
+
+// foreign says why an op of a daemon too old or too new is not understood, "" if it is.
+func foreign(op protocol.Op) string {
+	if op.Version >= protocol.Version-1 && op.Version <= protocol.Version+1 {
+		return ""
+	}
+	return fmt.Sprintf("the daemon speaks version %d of the protocol, this agent %d; one apart works: update the older", op.Version, protocol.Version)
 }
 
 func refuse(op protocol.Op, why string) protocol.Submit {

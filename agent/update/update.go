@@ -354,7 +354,7 @@ func (s *Self) exchange(in *Intent) error {
 	if now, err := sum(s.Exe); err == nil && now == in.Binary.SHA256 { // another agent on this host runs from it too
 		return os.Remove(in.New)
 	}
-	if err := over(s.Exe, s.oldPath()); err != nil {
+	if err := s.over(s.Exe, s.oldPath()); err != nil {
 		return fmt.Errorf("keep the old one: %w", err)
 	}
 	s.at("kept the old one")
@@ -366,12 +366,13 @@ func (s *Self) exchange(in *Intent) error {
 }
 
 // over makes to another name of from, whatever was there.
-func over(from, to string) error {
-	temp := to + ".new"
+func (s *Self) over(from, to string) error {
+	temp := filepath.Join(filepath.Dir(to), s.pattern()+"link")
 	_ = os.Remove(temp)
 	if err := os.Link(from, temp); err != nil {
 		return err
 	}
+	s.at("linked")
 	if err := os.Rename(temp, to); err != nil {
 		_ = os.Remove(temp)
 		return err
@@ -417,7 +418,7 @@ func (s *Self) back(in *Intent, why error) error {
 
 func (s *Self) finishBack(in *Intent) error {
 	if now, err := sum(s.Exe); err != nil || now == in.Binary.SHA256 {
-		if err := over(s.oldPath(), s.Exe); err != nil {
+		if err := s.over(s.oldPath(), s.Exe); err != nil {
 			return fmt.Errorf("put the old binary back: %w", err)
 		}
 	}

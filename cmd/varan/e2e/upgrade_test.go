@@ -47,7 +47,9 @@ func TestUpgrade(t *testing.T) {
 
 	t.Run("a binary that is not there, or not what was committed", func(t *testing.T) { u.in(t).absent(v2) })
 	t.Run("one at a time", func(t *testing.T) { u.in(t).both(v2, "v2-test") })
-	t.Run("one that ends at once", func(t *testing.T) { u.in(t).bad("v3-ends", "echo no such thing >&2; exit 3", "it ended before it reached the hub: exit status 3") })
+	t.Run("one that ends at once", func(t *testing.T) {
+		u.in(t).bad("v3-ends", "echo no such thing >&2; exit 3", "it ended before it reached the hub: exit status 3")
+	})
 	t.Run("one that hangs, and the agent killed meanwhile", func(t *testing.T) { u.in(t).killedMeanwhile() })
 	t.Run("one that hangs", func(t *testing.T) { u.in(t).bad("v4-hangs", "exec sleep 1000", "it did not reach the hub within 4s") })
 	t.Run("back to the older one", func(t *testing.T) { u.in(t).both(u.first, v1) })
