@@ -83,6 +83,28 @@ func treeHash(items []treeItem) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// TreeHash is Git's id of a folder with these files and symlinks somewhere below it.
+func TreeHash(dir string, below []Entry) string {
+	prefix := dir + "/"
+	if dir == "." {
+		prefix = ""
+	}
+	var items []treeItem
+	folders := make(map[string][]Entry)
+	for _, e := range below {
+		name, _, deeper := strings.Cut(strings.TrimPrefix(e.Path, prefix), "/")
+		if deeper {
+			folders[name] = append(folders[name], e)
+		} else {
+			items = append(items, treeItem{name: name, mode: gitMode(e), hash: e.Hash})
+		}
+	}
+	for name, inside := range folders {
+		items = append(items, treeItem{name: name, mode: "40000", hash: TreeHash(prefix+name, inside)})
+	}
+	return treeHash(items)
+}
+
 func gitMode(e Entry) string {
 	switch {
 	case e.Mode == ModeDir:

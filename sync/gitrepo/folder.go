@@ -114,7 +114,8 @@ func (v *View) lstat(name string) (fs.FileInfo, error) {
 	return v.f.root.Lstat(name)
 }
 
-// Lookup implements compose.Tree. A folder's Hash covers the names, modes and hashes of all below it.
+// Lookup implements compose.Tree. A folder's Hash is the one Git would give it, so that a commit of the same files is
+// no change.
 func (v *View) Lookup(name string) (compose.Entry, error) {
 	info, err := v.lstat(name)
 	if err != nil {
@@ -124,12 +125,14 @@ func (v *View) Lookup(name string) (compose.Entry, error) {
 	if err != nil || e.Mode != compose.ModeDir {
 		return e, err
 	}
-	h := sha1.New() //nolint:gosec // see import
+	var all []compose.Entry
 	err = v.Walk(name, func(below compose.Entry) error {
-		fmt.Fprintf(h, "%d %t %s %s\x00", below.Mode, below.Exec, below.Hash, below.Path)
+		if below.Hash != "" { // a FIFO or device has none, and Git does not keep it
+			all = append(all, below)
+		}
 		return nil
 	})
-	e.Hash = hex.EncodeToString(h.Sum(nil))
+	e.Hash = compose.TreeHash(name, all)
 	return e, err
 }
 

@@ -631,3 +631,25 @@ func TestFolder(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestFolderHash: a folder on disk has the hash that it has in a commit, so that committing it changes nothing.
+func TestFolderHash(t *testing.T) {
+	r := gittest.New(t)
+	r.Commit(map[string]string{"d/hello": "one\n", "d/x/y": "2", "d/x.y": "3", "d/run.sh": "#!/bin/sh\n"})
+	if err := errors.Join(os.Chmod(filepath.Join(r.Work, "d/run.sh"), 0o755), os.Symlink("x/y", filepath.Join(r.Work, "d/link")),
+		os.Mkdir(filepath.Join(r.Work, "d/empty"), 0o755), syscall.Mkfifo(filepath.Join(r.Work, "d/fifo"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	r.Commit(nil)
+	f, err := OpenFolder(r.Work)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, dir := range []string{"d", "d/x"} {
+		e, err := f.View().Lookup(dir)
+		if want := gittest.Git(t, r.Work, "rev-parse", "HEAD:"+dir); err != nil || e.Hash != want {
+			t.Errorf("%s: %s, Git says %s, %v", dir, e.Hash, want, err)
+		}
+	}
+}
