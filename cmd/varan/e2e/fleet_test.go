@@ -6,6 +6,7 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,7 @@ func TestFleet(t *testing.T) {
 	t.Run("killed at random moments", func(t *testing.T) { d = f.in(t).killed(d) })
 	t.Run("the daemon is killed while an agent works on", func(t *testing.T) { d = f.in(t).outlived(d) })
 	t.Run("the data directory is deleted", func(t *testing.T) { d = f.in(t).amnesia(d) })
+	t.Run("the data directory is an old one", func(t *testing.T) { d = f.in(t).backup(d) })
 	d.stop()
 }
 
@@ -311,11 +313,20 @@ func (f *aFleet) empty() {
 	}
 }
 
+// amnesia: the daemon's data is deleted, JetStream's too, while the agents obey term 50.
 func (f *aFleet) amnesia(d *daemon) *daemon {
-	before := f.running()
+	f.reset(six("m0"), "m0", 6)
+	before, key := f.running(), f.key()
 	d.kill()
 	if err := os.RemoveAll(f.data); err != nil {
 		f.t.Fatal(err)
+	}
+	for _, h := range f.hosts {
+		h.killAgent()
+		if err := os.WriteFile(filepath.Join(h.dir, "root", "term"), []byte("50\n"), 0o600); err != nil {
+			f.t.Fatal(err)
+		}
+		h.startAgent(key)
 	}
 	d = f.whole.daemon()
 	f.all("ok")
@@ -324,6 +335,52 @@ func (f *aFleet) amnesia(d *daemon) *daemon {
 	if after := f.running(); fmt.Sprint(after) != fmt.Sprint(before) {
 		f.t.Errorf("after the loss: %v, before %v", after, before)
 	}
+	start := f.deploy(six("m1"))
+	f.at("m1", 6, time.Minute)
+	f.settled()
+	f.onceEach(start)
+	for _, h := range f.hosts {
+		kept, _ := os.ReadFile(filepath.Join(h.dir, "root", "term"))
+		if n, _ := strconv.Atoi(strings.TrimSpace(string(kept))); n <= 50 {
+			f.t.Errorf("%s obeys term %s", h.name, kept)
+		}
+	}
+	return d
+}
+
+// backup: data restored from an old backup is no reason to bring back what ran then.
+func (f *aFleet) backup(d *daemon) *daemon {
+	f.reset(six("b0"), "b0", 6)
+	d.stop()
+	old := filepath.Join(f.dir, "backup")
+	if err := os.CopyFS(old, os.DirFS(f.data)); err != nil {
+		f.t.Fatal(err)
+	}
+	d = f.whole.daemon()
+	f.reset(six("b1"), "b1", 6)
+	f.reset(six("b2"), "b2", 6)
+	before := f.running()
+	d.kill()
+	if err := os.RemoveAll(f.data); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := os.Rename(old, f.data); err != nil {
+		f.t.Fatal(err)
+	}
+	start := time.Now()
+	d = f.whole.daemon()
+	f.all("ok")
+	f.settled()
+	f.empty()
+	if after := f.running(); fmt.Sprint(after) != fmt.Sprint(before) {
+		f.t.Errorf("with the old data: %v, before %v", after, before)
+	}
+	for _, h := range f.hosts {
+		if ops := h.opsSince(start); len(ops) > 0 {
+			f.t.Errorf("%s: with the old data these happened: %v", h.name, ops)
+		}
+	}
+	f.reset(six("b3"), "b3", 6)
 	return d
 }
 
@@ -358,6 +415,9 @@ func TestEnrolment(t *testing.T) {
 	t.Logf("from nothing to a healthy container on a second host in %s", took)
 	if took > time.Minute {
 		t.Errorf("it took %s", took)
+	}
+	if at := listening(t, d.cmd.Process.Pid); len(at) != 1 || at[0] != f.port {
+		t.Errorf("the daemon listens on %v, the hub is %s: nothing else may", at, f.port)
 	}
 	r := f.varan("status")
 	t.Log(r.stdout)
