@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/varanhq/varan/schema"
 )
@@ -144,10 +145,14 @@ func notNil[T any](s []T) []T {
 	return s
 }
 
-// seal fills in Digest, over everything the plan shows but the digest itself. The commit stays out: the
+// seal fills in Digest, over everything the plan shows but the digest itself, and over what the steps that do something
+// bring about: a plan that creates the same resources otherwise is another one to approve. The commit stays out: the
 // same steps of a later commit are the plan that was approved.
 func (p *Plan) seal() error {
-	w := p.wire()
+	w := struct {
+		wirePlan
+		Brings []string `json:"brings"`
+	}{wirePlan: p.wire(), Brings: p.brings()}
 	w.Digest, w.Commit = "", ""
 	data, err := encodePlain(w)
 	if err != nil {
@@ -156,4 +161,21 @@ func (p *Plan) seal() error {
 	sum := sha256.Sum256(data)
 	p.Digest = hex.EncodeToString(sum[:])
 	return nil
+}
+
+// brings names what each step that does something declares: its units, where they lie, and the commands around them.
+func (p *Plan) brings() []string {
+	out := []string{}
+	for i := range p.Steps {
+		s := &p.Steps[i]
+		if !s.Action.Changes() && s.Action != Adopt {
+			continue
+		}
+		line := string(s.Resource) + " " + string(s.Digest)
+		if d := s.Declared; d != nil {
+			line += " " + string(d.Hooks) + " " + strconv.Quote(d.Directory)
+		}
+		out = append(out, line)
+	}
+	return out
 }

