@@ -257,6 +257,11 @@ var ErrUnknownOp = errors.New("unknown op")
 // Submit takes an op and returns at once: accepted, running, done (with the Outcome) or refused (with one).
 func (a *Agent) Submit(_ context.Context, op protocol.Op) protocol.Submit {
 	s := protocol.Submit{Version: protocol.Version}
+	if o := a.finished(op.ID); o != nil {
+		o.Again = true
+		s.State, s.Outcome = "done", o
+		return s
+	}
 	if o := a.ledger.get(op.Resource).outcome(op.ID); o != nil {
 		o.Again = true
 		s.State, s.Outcome = "done", o
@@ -286,6 +291,26 @@ func (a *Agent) Submit(_ context.Context, op protocol.Op) protocol.Submit {
 	a.enqueue(&task{op: op})
 	s.State = "accepted"
 	return s
+}
+
+// finished is the outcome of an op that has ended, nil if it is not in memory.
+func (a *Agent) finished(id protocol.OpID) *protocol.Outcome {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := a.tasks[id]
+	if t == nil {
+		return nil
+	}
+	select {
+	case <-t.done:
+	default:
+		return nil
+	}
+	if t.err != nil {
+		return nil
+	}
+	out := t.outcome
+	return &out
 }
 
 // enqueue wants a.mu held, or nobody else to know a yet.

@@ -55,6 +55,13 @@ func (a *Agent) Updated(e *update.Ended) error {
 		return err
 	}
 	a.opts.Update.Told()
+	ended := &task{op: protocol.Op{ID: e.Op, Resource: e.Resource}, done: make(chan struct{}), outcome: e.Outcome} // with its tail
+	close(ended.done)
+	a.mu.Lock()
+	if a.tasks[e.Op] == nil {
+		a.tasks[e.Op] = ended
+	}
+	a.mu.Unlock()
 	a.poke()
 	return nil
 }

@@ -296,6 +296,10 @@ func (u *upgrade) bad(version, does, why string) {
 	}
 	if runs := u.varan("runs").stdout; !strings.Contains(runs, "failed") {
 		u.t.Errorf("runs:\n%s", runs)
+	} else if run, _, _ := strings.Cut(strings.Split(runs, "\n")[1], " "); strings.Contains(does, "no such thing") {
+		if told := u.varan("runs", run); !strings.Contains(told.stdout, "no such thing") {
+			u.t.Errorf("what it printed last is not in its run:\n%s", told.stdout+told.stderr)
+		}
 	}
 	u.untouched()
 }
