@@ -451,3 +451,23 @@ func TestStatusName(t *testing.T) {
 		t.Error("it wrote a status of another's name")
 	}
 }
+
+// TestSamePlanAgain: planned again for the fleet's sake with the same outcome, nothing is written.
+func TestSamePlanAgain(t *testing.T) {
+	s := newScene(t)
+	s.change = func(o *Options) { o.Timing.Replan = time.Millisecond }
+	s.open(1, "one", some(plan.Create))
+	s.start()
+	s.until("told", func() bool { return s.knows(1) })
+	n, writes := s.previews(), len(s.forge.wroteAll())
+	for i := range 5 {
+		s.daemon.mu.Lock()
+		s.daemon.basis = fmt.Sprint("fleet", i)
+		s.daemon.mu.Unlock()
+		s.until("planned again", func() bool { return s.previews() > n+i })
+	}
+	time.Sleep(50 * time.Millisecond)
+	if got := s.forge.wroteAll()[writes:]; len(got) > 0 {
+		t.Errorf("written: %q", got)
+	}
+}

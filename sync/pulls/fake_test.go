@@ -320,7 +320,7 @@ func (d *fakeDaemon) Preview(_ context.Context, _ sync.Watched, sub sync.Subject
 	if p == nil {
 		return nil, errors.New("no such commit here")
 	}
-	return &sync.Preview{Plan: p, Base: d.commit}, nil
+	return &sync.Preview{Plan: p, Base: d.commit, Took: time.Duration(len(d.previews)) * time.Second}, nil
 }
 
 func (d *fakeDaemon) Refs(_ context.Context, _ gitrepo.Address, names ...string) (map[string]string, error) {

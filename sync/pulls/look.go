@@ -27,15 +27,16 @@ import (
 
 // A record is what is kept of one pull request.
 type record struct {
-	Number int        `json:"number"`
-	At     time.Time  `json:"at"`               // of the last preview
-	Head   string     `json:"head,omitempty"`   // previewed
-	Basis  string     `json:"basis,omitempty"`  // that it was previewed against
-	Base   string     `json:"base,omitempty"`   // commit of the config repository in it
-	Digest string     `json:"digest,omitempty"` // of the plan shown
-	Plan   *plan.Plan `json:"plan,omitempty"`
-	Risks  []string   `json:"risks,omitempty"`
-	Failed string     `json:"failed,omitempty"` // why it could not be previewed
+	Number int           `json:"number"`
+	At     time.Time     `json:"at"`               // of the last preview
+	Took   time.Duration `json:"took,omitempty"`   // it, as shown
+	Head   string        `json:"head,omitempty"`   // previewed
+	Basis  string        `json:"basis,omitempty"`  // that it was previewed against
+	Base   string        `json:"base,omitempty"`   // commit of the config repository in it
+	Digest string        `json:"digest,omitempty"` // of the plan shown
+	Plan   *plan.Plan    `json:"plan,omitempty"`
+	Risks  []string      `json:"risks,omitempty"`
+	Failed string        `json:"failed,omitempty"` // why it could not be previewed
 	// Lasting: it met a limit, which it meets again until its head or the base branch is another.
 	Lasting bool `json:"lasting,omitempty"`
 
@@ -533,6 +534,10 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 		notes = nil
 	}
 	commented, forced := rec.Commented, rec.force
+	took, as := rec.Took, rec.Digest // the same plan again is not written again for the time it took
+	if rec.Head != pr.Head.SHA || rec.Base != base {
+		as = ""
+	}
 	merged := r.ledger.Final == pr.Head.SHA || slices.Contains(r.ledger.Pending, pr.Head.SHA)
 	r.mu.Unlock()
 	about := r.d.about(r, pr.Head.SHA)
@@ -549,7 +554,10 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 		body = report.NotPreviewed(why, about)
 	default:
 		shown = p.Plan
-		about.Took = p.Took
+		if about.Took = p.Took; as != "" && as == p.Plan.Digest {
+			about.Took = took
+		}
+		took = about.Took
 		about.Source = func(file string) []byte { return p.Files[file] }
 		status.State, status.Description = forge.Success, report.PlanStatus(p.Plan)
 		if p.Broken || p.Plan.HasErrors() {
@@ -593,7 +601,7 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	defer r.mu.Unlock()
 	rec.At, rec.Head, rec.Basis, rec.Base, rec.Failed = time.Now().UTC(), pr.Head.SHA, basis, base, why
 	rec.Plan, rec.Digest, rec.Risks, rec.Notes = nil, "", nil, notes
-	rec.force, rec.lag, rec.tries = false, 0, 0
+	rec.force, rec.lag, rec.tries, rec.Took = false, 0, 0, took
 	rec.Commented = rec.Commented || !quiet
 	if shown != nil {
 		rec.Plan, rec.Digest, rec.Risks = worth(shown), shown.Digest, sync.Risks(shown)
@@ -919,6 +927,30 @@ func (r *repository) isPrivate(ctx context.Context) bool {
 	return err == nil && at.Private
 }
 
+// shown are the risks that our comment on a pull request shows. What could not be written was not seen; what is just
+// being written is waited for.
+func (r *repository) shown(ctx context.Context, n int) []string {
+	for try := 0; ; try++ {
+		wrote := r.d.out.waits(&letter{Domain: r.domain, Repo: r.repo, Number: n}) == nil
+		r.mu.Lock()
+		rec := r.records[n]
+		var risks []string
+		if wrote = wrote && rec != nil && rec.URL != ""; wrote {
+			risks = slices.Clone(rec.Risks)
+		}
+		none := rec == nil || len(rec.Risks) == 0
+		r.mu.Unlock()
+		if wrote || none || try == 5 {
+			return risks
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(r.d.timing.Again):
+		}
+	}
+}
+
 // Surprises tells which risks of a commit's plan the pull requests it came by did not show: the daemon asks about
 // them. A commit that came without a pull request has none: nothing was shown before it.
 func (d *Desk) Surprises(ctx context.Context, commit string, risks []string) []string {
@@ -946,11 +978,9 @@ func (d *Desk) Surprises(ctx context.Context, commit string, risks []string) []s
 	if len(numbers) == 0 {
 		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	var shown []string
 	for _, n := range numbers {
-		shown = append(shown, r.records[n].Risks...)
+		shown = append(shown, r.shown(ctx, n)...)
 	}
 	return slices.DeleteFunc(slices.Clone(risks), func(risk string) bool { return slices.Contains(shown, risk) })
 }

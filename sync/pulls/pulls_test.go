@@ -390,6 +390,7 @@ func TestSurprises(t *testing.T) {
 	s.open(1, "one", p)
 	s.start()
 	s.until("told", func() bool { return s.forge.body(1) != "" })
+	s.until("it is known", func() bool { return s.knows(1) })
 	s.merge(1, "merged")
 	got := s.Surprises(t.Context(), sha("merged"), []string{"stack/db: gets privileged", "stack/x is removed"})
 	if len(got) != 1 || got[0] != "stack/x is removed" {
@@ -403,6 +404,37 @@ func TestSurprises(t *testing.T) {
 	s.forge.mu.Unlock()
 	if got := s.Surprises(t.Context(), sha("merged"), []string{"stack/db: gets privileged"}); len(got) != 1 {
 		t.Errorf("with the forge down nothing is known to have been shown: %q", got)
+	}
+}
+
+// knows reports whether our comment on a pull request was written and is known to stand there.
+func (s *scene) knows(n int) bool {
+	r := s.config()
+	if r == nil || s.out.waits(&letter{Domain: r.domain, Repo: r.repo, Number: n}) != nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.records[n] != nil && r.records[n].URL != ""
+}
+
+// TestSurprisesUnseen: a preview that could not be written showed nobody anything.
+func TestSurprisesUnseen(t *testing.T) {
+	s := newScene(t)
+	p := some(plan.Create)
+	p.Diagnostics = []schema.Diagnostic{{Severity: schema.SeverityWarning, Risk: schema.RiskPrivilege, Message: "stack/db: gets privileged"}}
+	s.open(1, "one", p)
+	s.forge.deny = func(what string) error {
+		if what == "comment 1" {
+			return fmt.Errorf("%w: the conversation is locked", forge.ErrForbidden)
+		}
+		return nil
+	}
+	s.start()
+	s.until("planned", func() bool { return s.status("one", "varan/plan").State == forge.Success })
+	s.merge(1, "merged")
+	if got := s.Surprises(t.Context(), sha("merged"), []string{"stack/db: gets privileged"}); len(got) != 1 {
+		t.Errorf("%q", got)
 	}
 }
 
