@@ -264,7 +264,10 @@ func (h *Hub) openCluster(ctx context.Context) error {
 	defer cancel()
 	var err error
 	for try := 0; try < 20; try++ { // a cluster that has only just started has no leader of its own yet
-		if _, err = h.openBucket(ctx); err == nil || ctx.Err() != nil {
+		one, cancel := context.WithTimeout(ctx, clusterTimeout/2) // a server that only just started may not answer at all
+		_, err = h.openBucket(one)
+		cancel()
+		if err == nil || ctx.Err() != nil {
 			break
 		}
 		if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) && try > 2 {

@@ -122,6 +122,13 @@ func (w *watch) lead(name string) func(context.Context, *Tenure) error {
 	}
 }
 
+// of is a leader's tenure, nil if it does not lead.
+func (w *watch) of(name string) *Tenure {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.leading[name]
+}
+
 // who may act at this moment.
 func (w *watch) who() (held []string) {
 	w.mu.Lock()
@@ -234,7 +241,7 @@ func TestRaise(t *testing.T) {
 	s := &shelf{}
 	world(t, s, []string{"a"}, func(w *watch, leases map[string]*Lease) {
 		time.Sleep(10 * time.Second)
-		tenure := w.leading["a"]
+		tenure := w.of("a")
 		term, err := tenure.Raise(context.Background(), 50)
 		if err != nil || term != 51 {
 			t.Fatalf("Raise(50) = %d, %v", term, err)
@@ -271,7 +278,7 @@ func TestConfirm(t *testing.T) {
 	s := &shelf{}
 	world(t, s, []string{"a"}, func(w *watch, leases map[string]*Lease) {
 		time.Sleep(10 * time.Second)
-		tenure := w.leading["a"]
+		tenure := w.of("a")
 		s.mu.Lock()
 		s.rec, s.rev = Record{Format: format, Fleet: "f", Holder: "x", Name: "x", Term: s.rec.Term + 1}, s.rev+1 // meanwhile
 		s.mu.Unlock()
@@ -321,10 +328,7 @@ func TestProperties(t *testing.T) {
 				case 1, 2:
 					s.link(name, false)
 				case 3:
-					w.mu.Lock()
-					tenure := w.leading[name]
-					w.mu.Unlock()
-					if tenure != nil {
+					if tenure := w.of(name); tenure != nil {
 						ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 						_, _ = tenure.Raise(ctx, tenure.Term()+uint64(random.IntN(3)))
 						cancel()

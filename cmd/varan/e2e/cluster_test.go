@@ -6,16 +6,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/varanhq/varan/apply/fleettest"
+	"github.com/varanhq/varan/sync"
+	"github.com/varanhq/varan/sync/forge"
+	"github.com/varanhq/varan/sync/forge/forgetest"
 	"github.com/varanhq/varan/sync/httpd"
 )
 
@@ -127,7 +132,11 @@ func (p *postOf) begin() {
 			p.t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("nsenter", "--net=/var/run/netns/"+p.ns, bin, "serve", "--repo", p.repo)
+	args := []string{bin, "serve"}
+	if p.ns != "" {
+		args = []string{"nsenter", "--net=/var/run/netns/" + p.ns, bin, "serve", "--repo", p.repo}
+	}
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), "VARAN_CONFIG="+p.config, "NO_COLOR=1")
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -299,6 +308,170 @@ func (c *clusterWorld) empty(p *postOf) {
 	})
 }
 
+// newPlainCluster makes two daemons in this machine's own network of a world with its varan.toml, which has every key
+// but those of [hub]. Their HTTP is at the addresses returned.
+func newPlainCluster(w *world, repo string) (c *clusterWorld, http []string) {
+	w.t.Helper()
+	c = &clusterWorld{world: w, out: filepath.Join(w.dir, "agent.out")}
+	r := c.varan("key", "--nats")
+	if r.exit != 0 {
+		w.t.Fatalf("varan key --nats: %s", r.stderr)
+	}
+	c.nats = fleettest.NewCluster(w.t, 3, r.stdout)
+	data, err := os.ReadFile(w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b"} {
+		same := *w
+		same.dir = filepath.Join(w.dir, name)
+		same.data, same.config = filepath.Join(same.dir, "data"), filepath.Join(same.dir, "varan.toml")
+		address := "127.0.0.1:" + freePort(w.t)
+		text := strings.Replace(string(data), fmt.Sprintf("data_dir = %q", w.data), fmt.Sprintf("data_dir = %q", same.data), 1)
+		text = strings.Replace(text, "listen = \"\"", fmt.Sprintf("listen = %q", address), 1)
+		text = strings.Replace(text, "[hub]\nlisten = \"\"", fmt.Sprintf("[hub]\nurl = %q\nca_file = %q\nname = %q", c.nats.URL("127.0.0.1"), c.nats.CAFile(), name), 1)
+		if repo != "" {
+			text = strings.Replace(text, "[config]\n", fmt.Sprintf("[config]\nurl = %q\n", repo), 1)
+		}
+		if err := os.MkdirAll(same.dir, 0o700); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := os.WriteFile(same.config, []byte(text), 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+		c.posts, http = append(c.posts, &postOf{world: &same, name: name}), append(http, address)
+	}
+	return c, http
+}
+
+// agentTOML starts the agent and returns what enrols it.
+func (c *clusterWorld) agentTOML(leader *postOf) (toml string) {
+	c.t.Helper()
+	c.startAgent()
+	c.eventually("the agent waits to be enrolled", 30*time.Second, func() (bool, string) {
+		r := leader.varan("status", "--toml")
+		toml = r.stdout
+		return strings.Count(toml, "[[server]]") == 1, r.stdout + r.stderr
+	})
+	return toml
+}
+
+// TestClusterForge: a leader that is frozen while it tells a forge something, before the write or in it, writes nothing
+// when it wakes up; the heir has said it, once.
+func TestClusterForge(t *testing.T) {
+	t.Parallel() // it waits, most of the time
+	h := onForge(t, forge.GitHub, false, "")
+	h.push("ann", "main", map[string]string{"README.md": "hello"})
+	c, _ := newPlainCluster(h.world, h.infra.CloneURL())
+	for _, p := range c.posts {
+		p.begin()
+	}
+	leader, _ := c.leader(c.posts, 30*time.Second)
+	base, err := h.infra.Push("ann", "main", map[string]string{"servers.toml": c.agentTOML(leader)}) // as it stands: a key may hold any letters
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.told(40*time.Second, base, "varan/apply", "success", nil)
+	c.eventually("h1 is reached", 30*time.Second, func() (bool, string) {
+		s, said := leader.status()
+		return s != nil && slices.ContainsFunc(s.Servers, func(x sync.ServerStatus) bool {
+			return x.Name == "h1" && x.Unreachable == "" && x.State != "unreachable"
+		}), said
+	})
+	for i, at := range []string{"before a write", "in a write"} {
+		version := fmt.Sprintf("v%d", i+1)
+		old, _ := c.leader(c.posts, 15*time.Second)
+		heir := c.others(old)[0]
+		head := h.push("ann", "change-"+version, map[string]string{"a.toml": on("h1", "a", version)})
+		n := h.pull("ann", "change-"+version)
+		h.told(30*time.Second, head, "varan/plan", "success", func() (bool, string) {
+			ok, said := h.comment(n, "1 ")()
+			return ok, said + fmt.Sprint(h.infra.History(head))
+		})
+		var frozen atomic.Bool
+		h.forge.Trouble(forgetest.Trouble{Times: 1, Drop: at == "in a write", Match: func(r *http.Request) bool {
+			if !strings.Contains(r.URL.Path, "/status") || forgetest.Writes(r) != (at == "in a write") || !frozen.CompareAndSwap(false, true) {
+				return false
+			}
+			_ = old.daemon.cmd.Process.Signal(syscall.SIGSTOP)
+			return at == "in a write"
+		}})
+		struck := time.Now()
+		merged := h.merge(n)
+		c.leader([]*postOf{heir}, 30*time.Second)
+		h.told(40*time.Second, merged, "varan/apply", "success", h.comment(n, "✅"))
+		t.Logf("frozen %s: %s leads and has told the forge %s after the merge", at, heir.name, time.Since(struck).Round(time.Millisecond))
+		if !frozen.Load() {
+			t.Fatal("the leader was not frozen")
+		}
+		heir.settled()
+		before := len(h.infra.History(merged))
+		writes := func() (n int) {
+			for _, call := range h.forge.Calls() {
+				if call.Method != http.MethodGet && (strings.Contains(call.Path, "/statuses") || strings.Contains(call.Path, "/comments")) {
+					n++
+				}
+			}
+			return n
+		}
+		said := writes()
+		old.signal(syscall.SIGCONT)
+		c.follower(old, heir)
+		time.Sleep(3 * time.Second) // for what it must not do there is no event
+		if after := len(h.infra.History(merged)); after != before || writes() != said {
+			t.Errorf("who woke up wrote: %d statuses of the merge after %d, %d writes after %d: %+v", after, before, writes(), said, h.infra.History(merged))
+		}
+		h.said(n, head, merged)
+	}
+}
+
+// TestClusterWebhook: a follower takes webhooks for the leader, and for whoever leads next while nobody does.
+func TestClusterWebhook(t *testing.T) {
+	t.Parallel()
+	w, repo, url := hooked(t)
+	c, addresses := newPlainCluster(w, "")
+	w.write(map[string]string{"a.toml": ""})
+	first := w.commit("first")
+	repo.Send()
+	for _, p := range c.posts {
+		p.begin()
+	}
+	leader, _ := c.leader(c.posts, 30*time.Second)
+	toml := c.agentTOML(leader)
+	follower := c.others(leader)[0]
+	base := "http://" + addresses[slices.Index(c.posts, follower)]
+	send := func(id, before, after string) {
+		t.Helper()
+		if status, _ := deliver(http.DefaultClient, base, id, "guess", hook(url, before, after, "")); status != http.StatusUnauthorized {
+			t.Errorf("a forged webhook: %d", status)
+		}
+		for range 2 { // the same once more
+			if status, _ := deliver(http.DefaultClient, base, id, hookSecret, hook(url, before, after, "")); status != http.StatusAccepted {
+				t.Fatalf("a webhook at a follower: %d", status)
+			}
+		}
+	}
+	if err := os.WriteFile(filepath.Join(w.repo, "servers.toml"), []byte(toml), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.write(map[string]string{"a.toml": on("h1", "a", "v1")})
+	second := w.commit("second")
+	repo.Send()
+	begun := time.Now()
+	send("1", first, second)
+	leader.good(second)
+	t.Logf("from a follower's webhook to applied: %s", time.Since(begun).Round(time.Millisecond))
+
+	leader.daemon.kill()
+	w.replace("a.toml", "K = v1", "K = v2")
+	third := w.commit("third")
+	repo.Send()
+	begun = time.Now()
+	send("2", second, third)
+	follower.good(third)
+	t.Logf("from a webhook while nobody led to applied: %s", time.Since(begun).Round(time.Millisecond))
+}
+
 // TestCluster: several daemons at a NATS cluster of three servers. Whatever happens to the one that leads, another one
 // takes over within 10 s, what was pushed meanwhile is applied once, and who comes back does no harm.
 func TestCluster(t *testing.T) {
@@ -309,14 +482,7 @@ func TestCluster(t *testing.T) {
 		p.begin()
 	}
 	first, _ := c.leader(c.posts, 30*time.Second)
-	c.startAgent()
-	var toml string
-	c.eventually("the agent waits to be enrolled", 30*time.Second, func() (bool, string) {
-		r := first.varan("status", "--toml")
-		toml = r.stdout
-		return strings.Count(toml, "[[server]]") == 1, r.stdout + r.stderr
-	})
-	if err := os.WriteFile(filepath.Join(c.repo, "servers.toml"), []byte(toml), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(c.repo, "servers.toml"), []byte(c.agentTOML(first)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	start := c.push("v0")
@@ -359,6 +525,9 @@ func (c *clusterWorld) follower(p, leader *postOf) {
 		c.t.Errorf("a follower obeys: exit %d %s", r.exit, r.stderr)
 	}
 	for who, want := range map[*postOf]string{p: "following", leader: "ready"} {
+		if who.ns == "" {
+			continue
+		}
 		out, err := exec.Command("nsenter", "--net=/var/run/netns/"+who.ns, "/bin/busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8080/readyz").CombinedOutput()
 		if got := strings.TrimSpace(string(out)); got != want {
 			c.t.Errorf("/readyz of %s: %q %v, want %q", who.name, got, err, want)
