@@ -26,6 +26,7 @@ func healthyAfter(seconds float64, text string) string {
 
 // TestFleet: three hosts with engines and agents of their own, and what may happen to them.
 func TestFleet(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, "h1", "h2", "h3")
 	f.write(map[string]string{"a.toml": ""})
 	f.commit("empty")
@@ -386,6 +387,7 @@ func (f *aFleet) backup(d *daemon) *daemon {
 
 // TestEnrolment walks the way docs/fleet.md shows: from nothing to a healthy container on a second host.
 func TestEnrolment(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, "web2")
 	h := f.hosts["web2"]
 	f.write(map[string]string{"servers.toml": "[[server]]\nname = \"web1\"\nconfig.address = \"local\"\n"})

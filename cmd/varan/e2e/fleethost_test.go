@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"os"
 	"os/exec"
@@ -119,7 +120,9 @@ func (f *aFleet) newHost(name string, i int) *hostOf {
 	h := &hostOf{name: name, dir: dir, ns: fmt.Sprintf("v%s%d", id, i), wire: fmt.Sprintf("v%s%da", id, i), port: f.port,
 		socket: filepath.Join(dir, "s"), out: filepath.Join(dir, "agent.out"), owner: f.t, agent: &agentOfHost{}}
 	// A network of four addresses for each host, apart from those of others who test at the same time.
-	n := (int(id[0])*7+int(id[1])*5+int(id[2])*3+int(id[3]))*16 + i*4
+	block := fnv.New32a()
+	block.Write([]byte(id))
+	n := int(block.Sum32()%(32<<12))*16 + i*4
 	net := fmt.Sprintf("10.%d.%d.", 200+n>>16&31, n>>8&255)
 	base := n & 252
 	h.to = fmt.Sprintf("%s%d", net, base+1)

@@ -14,6 +14,7 @@ import (
 // TestKeys: an agent's key is revoked, let in again and changed, the fleet's key is changed, and the agent's is taken out
 // of the repository; nothing that runs is touched.
 func TestKeys(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, "web2")
 	f.write(map[string]string{"a.toml": on("web2", "web", "1")})
 	f.commit("first")

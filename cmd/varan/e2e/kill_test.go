@@ -36,6 +36,7 @@ func fleet30(version string) string {
 // TestKill: the daemon, killed with -9 at random moments of an apply of 30 resources, ends with what is
 // declared, and no container op has run twice.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.configure("[config]\npoll = \"1s\"\n")
 	seed := uint64(time.Now().UnixNano())
