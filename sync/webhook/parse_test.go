@@ -1,6 +1,10 @@
 package webhook
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -118,6 +122,49 @@ func TestSignatureVector(t *testing.T) {
 		if ok != want || ok && s.Domain != "here" {
 			t.Errorf("%q: %v %+v", sent, ok, s)
 		}
+	}
+}
+
+// TestSigningToken: a GitLab that signs is believed by its signature alone, over id, time and body.
+func TestSigningToken(t *testing.T) {
+	key := []byte("0123456789abcdef0123456789abcdef")
+	secret := "whsec_" + base64.StdEncoding.EncodeToString(key)
+	body := []byte(`{"object_kind":"push"}`)
+	sum := func(key []byte, id, at string, body []byte) string {
+		mac := hmac.New(sha256.New, key)
+		fmt.Fprintf(mac, "%s.%s.%s", id, at, body)
+		return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	}
+	good := sum(key, "id1", "1700000000", body)
+	for _, c := range []struct {
+		name                 string
+		id, at, sent, secret string
+		body                 []byte
+		token                string
+		want                 bool
+	}{
+		{name: "signed", id: "id1", at: "1700000000", sent: good, secret: secret, body: body, want: true},
+		{name: "by the text itself", id: "id1", at: "1700000000", sent: sum([]byte("plain"), "id1", "1700000000", body), secret: "plain", body: body, want: true},
+		{name: "two signatures", id: "id1", at: "1700000000", sent: "v1,AAAA v1a,xx " + good, secret: secret, body: body, want: true},
+		{name: "another id", id: "id2", at: "1700000000", sent: good, secret: secret, body: body},
+		{name: "another time", id: "id1", at: "1700000001", sent: good, secret: secret, body: body},
+		{name: "another body", id: "id1", at: "1700000000", sent: good, secret: secret, body: []byte("{}")},
+		{name: "another secret", id: "id1", at: "1700000000", sent: good, secret: "other", body: body},
+		{name: "no id", at: "1700000000", sent: sum(key, "", "1700000000", body), secret: secret, body: body},
+		{name: "an empty secret", id: "id1", at: "1700000000", sent: sum(nil, "id1", "1700000000", body), body: body},
+		{name: "a wrong signature beside the token", id: "id1", at: "1700000000", sent: "v1," + base64.StdEncoding.EncodeToString(make([]byte, 32)), secret: secret, body: body, token: secret},
+		{name: "no signature beside the token", id: "id1", at: "1700000000", sent: "v2,x", secret: secret, body: body, token: secret},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := http.Header{}
+			h.Set("webhook-id", c.id)
+			h.Set("webhook-timestamp", c.at)
+			h.Set("webhook-signature", c.sent)
+			h.Set("X-Gitlab-Token", c.token)
+			if _, ok := checkOf(GitLab, h, []Secret{{Forge: GitLab, Value: c.secret}}).find(c.body); ok != c.want {
+				t.Errorf("taken: %t", ok)
+			}
+		})
 	}
 }
 

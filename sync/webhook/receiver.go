@@ -196,7 +196,7 @@ func (r *Receiver) keep(req *http.Request, h *Hint, body [32]byte) verdict {
 
 // deliveryID is what a forge calls a delivery, the same again when it is sent once more.
 func deliveryID(h http.Header) string {
-	for _, name := range []string{"X-Github-Delivery", "X-Forgejo-Delivery", "X-Gitea-Delivery", "Idempotency-Key", "X-Gitlab-Event-Uuid"} {
+	for _, name := range []string{"X-Github-Delivery", "X-Forgejo-Delivery", "X-Gitea-Delivery", "Idempotency-Key", "Webhook-Id", "X-Gitlab-Event-Uuid"} {
 		if v := h.Get(name); v != "" {
 			return v
 		}
