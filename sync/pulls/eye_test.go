@@ -2,6 +2,8 @@ package pulls
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -470,4 +472,23 @@ func TestSamePlanAgain(t *testing.T) {
 	if got := s.forge.wroteAll()[writes:]; len(got) > 0 {
 		t.Errorf("written: %q", got)
 	}
+}
+
+// TestReportsWaitForTheDisk: an outcome that could not be kept is told when the disk takes something again.
+func TestReportsWaitForTheDisk(t *testing.T) {
+	s := newScene(t)
+	s.start()
+	s.until("it is watched", func() bool { return s.config() != nil })
+	s.Report(t.Context(), sync.Report{Stage: sync.StageApplying, Commit: sha("one"), Trigger: "commit", Plan: some(plan.Create)})
+	s.until("pending", func() bool { return s.status("one", "varan/apply").State == forge.Pending })
+	dir, away := filepath.Join(s.dir, "reports"), filepath.Join(s.dir, "away")
+	if err := os.Rename(dir, away); err != nil {
+		t.Fatal(err)
+	}
+	s.Report(t.Context(), applied("one", apply.StatusDone))
+	time.Sleep(30 * time.Millisecond)
+	if err := os.Rename(away, dir); err != nil {
+		t.Fatal(err)
+	}
+	s.until("told", func() bool { return s.status("one", "varan/apply").State == forge.Success })
 }

@@ -52,8 +52,14 @@ type inbox struct {
 	mu    gosync.Mutex // guards below
 	names []string     // sorted
 	seq   uint64
+	late  []*kept // the disk did not take them yet
 	wake  chan struct{}
 }
+
+const (
+	maxLate   = 50
+	lateAgain = 2 * time.Second
+)
 
 func openInbox(dir string, log *slog.Logger) (*inbox, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -75,9 +81,47 @@ func openInbox(dir string, log *slog.Logger) (*inbox, error) {
 	return b, nil
 }
 
+// put keeps a report. While the disk takes nothing it is kept in memory, so that a status does not stay pending for good.
 func (b *inbox) put(k *kept) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer func() {
+		select {
+		case b.wake <- struct{}{}:
+		default:
+		}
+	}()
+	b.flush()
+	if len(b.late) == 0 {
+		err := b.keep(k)
+		if err == nil {
+			return nil
+		}
+		b.log.Warn("a report waits for the disk", "commit", k.Commit, "stage", k.Stage, "err", err)
+	}
+	if len(b.late) >= maxLate {
+		return errors.New("the disk takes nothing")
+	}
+	b.late = append(b.late, k)
+	return nil
+}
+
+// flush keeps what the disk did not take before. The caller holds mu.
+func (b *inbox) flush() {
+	for len(b.late) > 0 && b.keep(b.late[0]) == nil {
+		b.late = b.late[1:]
+	}
+}
+
+// waits reports whether reports wait for the disk.
+func (b *inbox) waits() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.late) > 0
+}
+
+// keep writes a report. The caller holds mu.
+func (b *inbox) keep(k *kept) error {
 	b.seq++
 	name := fmt.Sprintf("%016x.json", b.seq)
 	if err := store(filepath.Join(b.dir, name), k); err != nil {
@@ -87,10 +131,6 @@ func (b *inbox) put(k *kept) error {
 	for len(b.names) > maxReports {
 		b.log.Warn("a report waited too long for its forge and is dropped", "file", b.names[0])
 		b.drop(b.names[0])
-	}
-	select {
-	case b.wake <- struct{}{}:
-	default:
 	}
 	return nil
 }
@@ -106,6 +146,7 @@ func (b *inbox) drop(name string) {
 func (b *inbox) first() (string, *kept) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.flush()
 	for len(b.names) > 0 {
 		name := b.names[0]
 		k := &kept{}
@@ -178,10 +219,15 @@ func (d *Desk) deliver(ctx context.Context, from *inbox, lettersOf func(context.
 	for {
 		name, k := from.first()
 		if k == nil {
+			var disk <-chan time.Time
+			if from.waits() {
+				disk = time.After(lateAgain)
+			}
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-from.wake:
+			case <-disk:
 			}
 			continue
 		}
