@@ -3,7 +3,6 @@ package e2e
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -23,16 +22,27 @@ const updateWait = 4 * time.Second
 // TestUpgrade: a commit makes the agents another build, one at a time, and back; a build that does not do leaves the
 // old one. Through all of it the agents keep their processes and the containers run on.
 func TestUpgrade(t *testing.T) {
-	newer := make(chan error, 1)
-	var v2 string
-	go func() {
-		var err error
-		v2, err = build("CGO_ENABLED=0", "-ldflags", "-X main.version=v2-test")
-		newer <- err
-	}()
+	if testing.Short() {
+		t.Skip("needs a Docker engine; -short is set")
+	}
+	built := make(chan [3]string, 2) // version, path, error
+	for _, version := range []string{"v1-test", "v2-test"} {
+		go func() {
+			path, err := build("CGO_ENABLED=0", "-ldflags", "-s -w -X main.version="+version)
+			built <- [3]string{version, path, fmt.Sprint(err)}
+		}()
+	}
 	f := newFleet(t, "h1", "h2")
-	u := &upgrade{aFleet: f, binaries: t.TempDir(), sums: map[string]string{}}
-	v1, _ := u.agents()
+	u := &upgrade{aFleet: f, binaries: t.TempDir(), builds: map[string]string{}}
+	for range cap(built) {
+		b := <-built
+		if b[2] != "<nil>" {
+			t.Fatal(b[2])
+		}
+		u.builds[b[0]] = b[1]
+		t.Cleanup(func() { os.RemoveAll(filepath.Dir(b[1])) })
+	}
+	u.agents("v1-test")
 	f.write(map[string]string{"a.toml": on("h1", "a", "v1") + on("h2", "b", "v1")})
 	f.commit("a container each")
 	d := f.daemon()
@@ -41,18 +51,15 @@ func TestUpgrade(t *testing.T) {
 	f.at("v1", 2, time.Minute)
 	f.settled()
 	u.containers, u.pids = f.running(), u.processes()
-	if err := <-newer; err != nil {
-		t.Fatal(err)
-	}
 
-	t.Run("a binary that is not there, or not what was committed", func(t *testing.T) { u.in(t).absent(v2) })
-	t.Run("one at a time", func(t *testing.T) { u.in(t).both(v2, "v2-test") })
+	t.Run("a binary that is not there, or not what was committed", func(t *testing.T) { u.in(t).absent("v2-test") })
+	t.Run("one at a time", func(t *testing.T) { u.in(t).both("v2-test") })
 	t.Run("one that ends at once", func(t *testing.T) {
 		u.in(t).bad("v3-ends", "echo no such thing >&2; exit 3", "it ended before it reached the hub: exit status 3")
 	})
 	t.Run("one that hangs, and the agent killed meanwhile", func(t *testing.T) { u.in(t).killedMeanwhile() })
 	t.Run("one that hangs", func(t *testing.T) { u.in(t).bad("v4-hangs", "exec sleep 1000", "it did not reach the hub within 4s") })
-	t.Run("back to the older one", func(t *testing.T) { u.in(t).both(u.first, v1) })
+	t.Run("back to the older one", func(t *testing.T) { u.in(t).both("v1-test") })
 	d.stop()
 }
 
@@ -60,8 +67,7 @@ func TestUpgrade(t *testing.T) {
 type upgrade struct {
 	*aFleet
 	binaries, key string
-	first         string            // the binary all began with
-	sums          map[string]string // by version
+	builds        map[string]string // paths by version
 	containers    map[string]string
 	pids          map[string]int
 }
@@ -72,19 +78,12 @@ func (u *upgrade) in(t *testing.T) *upgrade {
 	return &same
 }
 
-// agents gives each host a copy of the binary, and tells what that is.
-func (u *upgrade) agents() (version, path string) {
+// agents gives each host a copy of the binary, and the daemon the folder.
+func (u *upgrade) agents(version string) {
 	u.t.Helper()
-	u.first = u.bin
-	if raceDetector {
-		var err error
-		if u.first, err = buildRace(); err != nil {
-			u.t.Fatal(err)
-		}
-	}
 	for _, h := range u.hosts {
 		h.own = filepath.Join(h.dir, "bin", "varan")
-		u.copy(u.first, h.own)
+		u.copy(u.builds[version], h.own)
 	}
 	data, err := os.ReadFile(u.config)
 	if err == nil {
@@ -93,11 +92,6 @@ func (u *upgrade) agents() (version, path string) {
 	if err != nil {
 		u.t.Fatal(err)
 	}
-	var v struct{ Version string }
-	if err := json.Unmarshal([]byte(u.varan("version", "--json").stdout), &v); err != nil {
-		u.t.Fatal(err)
-	}
-	return v.Version, u.first
 }
 
 func (u *upgrade) copy(from, to string) (sum string) {
@@ -172,7 +166,7 @@ func (u *upgrade) processes() map[string]int {
 	return pids
 }
 
-// running is the SHA-256 of the binary that a host's agent runs.
+// runs is the SHA-256 of the binary that a host's agent runs.
 func (u *upgrade) runs(h *hostOf) string {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/exe", h.agent.cmd.Process.Pid))
 	if err != nil {
@@ -214,20 +208,20 @@ func (u *upgrade) blocked(why string) {
 	})
 }
 
-func (u *upgrade) absent(v2 string) {
-	u.ask("v2-test", strings.Repeat("ab", 32))
-	u.blocked("agents_dir holds no varan-v2-test-")
-	u.copy(v2, u.file("v2-test"))
+func (u *upgrade) absent(version string) {
+	u.ask(version, strings.Repeat("ab", 32))
+	u.blocked("agents_dir holds no varan-" + version + "-")
+	u.copy(u.builds[version], u.file(version))
 	u.blocked("and agent_sha256 says abab")
 	u.untouched()
 }
 
 // both commits a version and waits until both agents run it, one after the other.
-func (u *upgrade) both(bin, version string) {
+func (u *upgrade) both(version string) {
 	before := u.runs(u.hosts["h1"])
-	sum := u.copy(bin, u.file(version))
+	sum := u.copy(u.builds[version], u.file(version))
 	u.ask(version, sum)
-	u.eventually("both agents are "+version, 40*time.Second, func() (bool, string) {
+	u.eventually("both agents are "+version, 3*time.Minute, func() (bool, string) {
 		// The second goes on only when the first is well again.
 		one, two := u.runs(u.hosts["h1"]), u.runs(u.hosts["h2"])
 		if one == before && two != before {
