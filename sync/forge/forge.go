@@ -46,14 +46,16 @@ type Forge interface {
 	// Comment asks one comment back. The number is needed by GitLab only; elsewhere the answer's Number is the
 	// forge's own, and a comment on an issue that is no pull request is ErrNotFound.
 	Comment(ctx context.Context, repo Repo, number int, id int64) (Comment, error)
-	// OwnComment finds our comment by its marker and by its author being us: the oldest, if there are several.
+	// OwnComment finds our comment by the marker it begins with and by its author being us: the oldest, if there are
+	// several.
 	// Without one it is ErrNotFound.
 	OwnComment(ctx context.Context, repo Repo, number int, marker string) (Comment, error)
 	CreateComment(ctx context.Context, repo Repo, number int, body string) (Comment, error)
 	EditComment(ctx context.Context, repo Repo, number int, id int64, body string) (Comment, error)
 	// NewComments lists comments on any pull request created or edited at or after since, oldest change first.
 	// Polled with the Updated of the newest one seen, it asks for the same address until there is something new,
-	// so the request stays conditional; that newest one is in the answer again.
+	// so the request stays conditional; that newest one is in the answer again. Of a long text only the beginning is
+	// there: strangers may have written many.
 	NewComments(ctx context.Context, repo Repo, since time.Time) ([]Comment, error)
 
 	// Annotate writes a finished check run with annotations; the newest of a Name on a commit is the one shown.
@@ -227,6 +229,22 @@ type Comment struct {
 	Updated time.Time
 	Edited  bool // Updated differs from Created; forges tell seconds, so an edit within the first one is not seen
 	URL     string
+}
+
+// maxBrief is how much of a comment's text NewComments gives: a command is its first line.
+const maxBrief = 1024
+
+// Marked reports whether a comment begins with a marker. Further down it may stand in strangers' words.
+func (c Comment) Marked(marker string) bool {
+	return strings.HasPrefix(strings.TrimLeft(c.Body, " \t\r\n"), marker)
+}
+
+// Brief is a comment with the beginning of its text.
+func (c Comment) Brief() Comment {
+	if len(c.Body) > maxBrief {
+		c.Body = strings.Clone(c.Body[:maxBrief])
+	}
+	return c
 }
 
 // A CheckRun carries annotations.

@@ -240,28 +240,31 @@ func comments(t *testing.T, w *world, c forge.Forge) {
 	}
 	say(n, "mallory", marker+" mine!")
 	command := say(n, "ann", "/varan apply")
-	own, err := c.CreateComment(ctx, w.at, n, "the plan\n\n"+marker)
+	if _, err := c.CreateComment(ctx, w.at, n, "of another fleet, in whose plan stands `"+marker+"`"); err != nil {
+		t.Fatal(err)
+	}
+	own, err := c.CreateComment(ctx, w.at, n, marker+"\nthe plan")
 	if err != nil || own.ID == 0 || own.URL == "" || own.Number != n || own.Edited {
 		t.Fatalf("%+v %v", own, err)
 	}
-	if _, err := c.CreateComment(ctx, w.at, n, "a second one "+marker); err != nil {
+	if _, err := c.CreateComment(ctx, w.at, n, marker+" a second one"); err != nil {
 		t.Fatal(err)
 	}
 	got, err := c.OwnComment(ctx, w.at, n, marker)
 	if err != nil || got.ID != own.ID {
 		t.Errorf("%+v %v", got, err)
 	}
-	if got, err = c.EditComment(ctx, w.at, n, own.ID, "another plan "+marker); err != nil || got.ID != own.ID {
+	if got, err = c.EditComment(ctx, w.at, n, own.ID, marker+" another plan"); err != nil || got.ID != own.ID {
 		t.Fatalf("%+v %v", got, err)
 	}
-	if got, err = c.Comment(ctx, w.at, n, own.ID); err != nil || !got.Edited || !strings.HasPrefix(got.Body, "another") {
+	if got, err = c.Comment(ctx, w.at, n, own.ID); err != nil || !got.Edited || !strings.HasSuffix(got.Body, "another plan") {
 		t.Errorf("%+v %v", got, err)
 	}
 	if got, err = c.Comment(ctx, w.at, n, command); err != nil || got.Edited || got.Author.Login != "ann" || got.Body != "/varan apply" || got.Number != n {
 		t.Errorf("%+v %v", got, err)
 	}
 	all, err := c.Comments(ctx, w.at, n)
-	if err != nil || len(all) != 4 || all[0].Author.Login != "mallory" || all[3].Body != "a second one "+marker {
+	if err != nil || len(all) != 5 || all[0].Author.Login != "mallory" || all[4].Body != marker+" a second one" {
 		t.Errorf("%+v %v", all, err)
 	}
 	me, err := c.Me(ctx)
@@ -284,7 +287,7 @@ func comments(t *testing.T, w *world, c forge.Forge) {
 	}
 	m, _ := w.pull("second", map[string]string{"c.toml": "x\n"})
 	before, err := c.NewComments(ctx, w.at, time.Now().Add(-time.Hour))
-	if err != nil || len(before) != 4 {
+	if err != nil || len(before) != 5 {
 		t.Fatalf("%d %v", len(before), err)
 	}
 	time.Sleep(1100 * time.Millisecond) // forges tell seconds

@@ -24,6 +24,7 @@ func Enter(limits Limits) error {
 	if err != nil {
 		return fmt.Errorf("confine: %w", err)
 	}
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) // where memory ends, this goes before the daemon
 	for _, l := range []struct {
 		what  int
 		limit uint64

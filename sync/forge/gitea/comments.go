@@ -55,7 +55,7 @@ func (c *Client) OwnComment(ctx context.Context, repo forge.Repo, number int, ma
 		return forge.Comment{}, err
 	}
 	for _, one := range found {
-		if me.Is(one.Author.Login) && strings.Contains(one.Body, marker) {
+		if me.Is(one.Author.Login) && one.Marked(marker) {
 			return one, nil
 		}
 	}
@@ -104,7 +104,7 @@ func (c *Client) NewComments(ctx context.Context, repo forge.Repo, since time.Ti
 	var out []forge.Comment
 	for _, raw := range found {
 		if one, ok := comment(raw); ok {
-			out = append(out, one)
+			out = append(out, one.Brief())
 		}
 	}
 	slices.SortStableFunc(out, func(a, b forge.Comment) int {

@@ -18,7 +18,7 @@ func (c *Client) Comments(ctx context.Context, repo forge.Repo, number int) ([]f
 	return c.comments(ctx, repo, number, nil)
 }
 
-// comments reads until enough says so.
+// comments reads them all, or, until enough says so, the last one.
 func (c *Client) comments(ctx context.Context, repo forge.Repo, number int, enough func(forge.Comment) bool) ([]forge.Comment, error) {
 	var out []forge.Comment
 	res, err := all(func(o github.ListOptions) (*github.Response, bool, error) {
@@ -27,6 +27,9 @@ func (c *Client) comments(ctx context.Context, repo forge.Repo, number int, enou
 			one, ok := comment(raw)
 			if !ok || one.Number != number {
 				continue
+			}
+			if enough != nil { // only what is looked for is wanted
+				out = out[:0]
 			}
 			out = append(out, one)
 			if enough != nil && enough(one) {
@@ -60,7 +63,7 @@ func (c *Client) OwnComment(ctx context.Context, repo forge.Repo, number int, ma
 	if err != nil {
 		return forge.Comment{}, err
 	}
-	ours := func(one forge.Comment) bool { return me.Is(one.Author.Login) && strings.Contains(one.Body, marker) }
+	ours := func(one forge.Comment) bool { return me.Is(one.Author.Login) && one.Marked(marker) }
 	found, err := c.comments(ctx, repo, number, ours)
 	if err != nil {
 		return forge.Comment{}, err
@@ -109,7 +112,7 @@ func (c *Client) NewComments(ctx context.Context, repo forge.Repo, since time.Ti
 		})
 		for _, raw := range found {
 			if one, ok := comment(raw); ok {
-				out = append(out, one)
+				out = append(out, one.Brief())
 			}
 		}
 		return res, false, err

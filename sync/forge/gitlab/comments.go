@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	gitlab "gitlab.com/gitlab-org/api/client-go"
@@ -63,7 +62,7 @@ func (c *Client) OwnComment(ctx context.Context, repo forge.Repo, number int, ma
 	if err != nil {
 		return forge.Comment{}, err
 	}
-	ours := func(x forge.Comment) bool { return me.Is(x.Author.Login) && strings.Contains(x.Body, marker) }
+	ours := func(x forge.Comment) bool { return me.Is(x.Author.Login) && x.Marked(marker) }
 	found, err := c.notes(ctx, repo, number, "created_at", "asc", ours)
 	if err != nil {
 		return forge.Comment{}, err
@@ -117,7 +116,7 @@ func (c *Client) NewComments(ctx context.Context, repo forge.Repo, since time.Ti
 		}
 		for _, x := range notes {
 			if !x.Updated.Before(since) {
-				out = append(out, x)
+				out = append(out, x.Brief())
 			}
 		}
 	}
