@@ -155,6 +155,7 @@ func (h *Hub) writeRoll(ctx context.Context) error {
 	defer cancel()
 	h.mu.Lock()
 	h.serial++
+	h.rolled = time.Now()
 	r := roll{Fleet: h.opts.Name, Serial: h.serial, Servers: maps.Clone(h.enrolled), Revoked: slices.Sorted(maps.Keys(h.revoked))}
 	key, kv := h.opts.Key, h.bucket
 	h.mu.Unlock()
@@ -178,6 +179,7 @@ func (h *Hub) readRoll(ctx context.Context) error {
 	defer cancel()
 	e, err := h.kv().Get(ctx, rollKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		h.takeRoll(roll{})
 		return nil
 	}
 	if err != nil {
@@ -213,11 +215,20 @@ func (h *Hub) openRoll(data []byte) (r roll, err error) {
 	return r, nil
 }
 
-// takeRoll makes a follower's what the leader decided. The leader itself reads Git.
+// takeRoll makes a follower's what the leader decided. The leader itself reads Git, and writes its own again over what
+// another one wrote.
 func (h *Hub) takeRoll(r roll) {
 	h.mu.Lock()
-	if r.Serial <= h.serial || h.tenure != nil && h.enrolled != nil {
-		h.serial = max(h.serial, r.Serial)
+	if h.enrolled != nil && h.leadsLocked() {
+		late := r.Serial < h.serial && time.Since(h.rolled) < clusterTimeout // not all servers have what was written just now
+		if r.Serial != h.serial && !late {
+			h.serial, h.rollDue = max(h.serial, r.Serial), true
+			h.nudgeRoll()
+		}
+		h.mu.Unlock()
+		return
+	}
+	if r.Serial <= h.serial {
 		h.mu.Unlock()
 		return
 	}

@@ -126,7 +126,13 @@ func (h *Hub) connectTo(as string, key nkeys.KeyPair) (*nats.Conn, error) {
 		nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
 		nats.IgnoreAuthErrorAbort(), nats.PingInterval(clusterPing), nats.MaxPingsOutstanding(2),
 		nats.ReconnectBufSize(-1), // what could not be sent is asked for again, never sent late
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { h.complain("connection", err) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				h.complain("connection", err)
+				return
+			}
+			h.log.Warn("the NATS cluster says that something is wrong", "as", as, "err", err)
+		}),
 		nats.DisconnectErrHandler(func(c *nats.Conn, err error) {
 			if err != nil && !c.IsClosed() {
 				h.log.Warn("the connection to the NATS cluster was lost; it is tried again for ever", "as", as, "err", err)
@@ -390,18 +396,19 @@ func (s shelf) Put(ctx context.Context, r lease.Record, revision uint64) (uint64
 
 // Lead makes this hub the one that gives orders, in the terms of t, until the function it returns is called.
 func (h *Hub) Lead(t *lease.Tenure) (rest func(), err error) {
-	h.mu.Lock()
-	h.tenure, h.greeted = t, make(map[string]bool)
-	clear(h.sessions)
-	clear(h.states)
-	h.mu.Unlock()
 	sub, err := h.endpoint.Hear(wire.FromAgents)
-	if err == nil {
-		err = h.agents.FlushTimeout(clusterTimeout)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("listen to agents: %w", err)
 	}
+	if err := h.agents.FlushTimeout(clusterTimeout); err != nil {
+		_ = sub.Unsubscribe()
+		return nil, fmt.Errorf("listen to agents: %w", err)
+	}
+	h.mu.Lock()
+	h.tenure, h.greeted, h.rollDue = t, make(map[string]bool), false
+	clear(h.sessions)
+	clear(h.states)
+	h.mu.Unlock()
 	ctx, stop := context.WithCancel(h.ctx)
 	var work sync.WaitGroup
 	work.Go(func() { h.keepContact(ctx) })

@@ -96,6 +96,7 @@ type Hub struct {
 	troubles  map[string]string   // what is wrong with the cluster
 	serial    uint64              // of the roll
 	rollDue   bool                // the roll is not yet as decided here
+	rolled    time.Time           // when it was written last
 	led       bool                // an agent was met, so term is above what agents obeyed before
 }
 

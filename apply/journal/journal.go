@@ -76,12 +76,71 @@ func Open(ctx context.Context, js jetstream.JetStream, opts Options) (*Journal, 
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
 	j := &Journal{js: js, conf: conf, stream: stream, patience: cmp.Or(opts.Patience, ackTimeout), byID: make(map[string]*head)}
-	for _, kind := range []apply.EntryKind{apply.EntryStarted, apply.EntryCascades, apply.EntryFinished} {
-		if err := j.scan(ctx, "run.*."+string(kind), func(seq uint64, e apply.Entry) { j.index(seq, e) }); err != nil {
-			return nil, fmt.Errorf("open journal: %w", err)
-		}
+	if err := j.readHeads(ctx); err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
 	}
 	return j, nil
+}
+
+// readAhead bounds what comes unasked while heads are read: a few entries with their plans.
+const readAhead = 4 << 20
+
+// readHeads reads what Runs tells, as a stream: one question for each entry takes long where the journal is on other
+// machines, and a daemon that takes over has seconds.
+func (j *Journal) readHeads(ctx context.Context) error {
+	var subjects []string
+	for _, kind := range []apply.EntryKind{apply.EntryStarted, apply.EntryCascades, apply.EntryFinished} {
+		subjects = append(subjects, "run.*."+string(kind))
+	}
+	c, err := j.js.OrderedConsumer(ctx, streamName, jetstream.OrderedConsumerConfig{FilterSubjects: subjects})
+	if err != nil {
+		return err
+	}
+	info, err := c.Info(ctx)
+	if err != nil || info.NumPending == 0 {
+		return err
+	}
+	msgs, err := c.Messages(jetstream.PullMaxBytes(readAhead))
+	if err != nil {
+		return err
+	}
+	defer msgs.Stop()
+	a := assembly{take: j.index}
+	for {
+		msg, err := msgs.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return err
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return err
+		}
+		a.add(meta.Sequence.Stream, msg.Subject(), msg.Headers(), msg.Data())
+		if meta.NumPending == 0 {
+			return nil
+		}
+	}
+}
+
+// An assembly puts the parts of entries together. One written by a newer varan is passed over.
+type assembly struct {
+	take func(uint64, apply.Entry)
+	body []byte
+	from string // whose parts body holds
+}
+
+func (a *assembly) add(seq uint64, subject string, header nats.Header, data []byte) {
+	if subject != a.from { // a process was killed between two parts
+		a.body, a.from = a.body[:0], subject
+	}
+	a.body = append(a.body, data...)
+	if header.Get(partOf) != "" {
+		return
+	}
+	if e, err := decode(a.body); err == nil {
+		a.take(seq, e)
+	}
+	a.body = a.body[:0]
 }
 
 // Failed reports whether an entry could not be written: its stream then refuses all others, until who owns it opens it
@@ -281,10 +340,9 @@ func (j *Journal) Unfinished(ctx context.Context) ([]*apply.Record, error) {
 	return records, nil
 }
 
-// scan reads the entries on subjects that match, in order. One written by a newer varan is passed over.
+// scan reads the entries on subjects that match, in order.
 func (j *Journal) scan(ctx context.Context, subject string, take func(uint64, apply.Entry)) error {
-	var body []byte
-	var from string // whose parts body holds
+	a := assembly{take: take}
 	stream := j.of()
 	for seq := uint64(1); ; {
 		msg, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
@@ -295,17 +353,7 @@ func (j *Journal) scan(ctx context.Context, subject string, take func(uint64, ap
 			return err
 		}
 		seq = msg.Sequence + 1
-		if msg.Subject != from { // a process was killed between two parts
-			body, from = body[:0], msg.Subject
-		}
-		body = append(body, msg.Data...)
-		if msg.Header.Get(partOf) != "" {
-			continue
-		}
-		if e, err := decode(body); err == nil {
-			take(msg.Sequence, e)
-		}
-		body = body[:0]
+		a.add(msg.Sequence, msg.Subject, msg.Header, msg.Data)
 	}
 }
 

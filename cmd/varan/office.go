@@ -119,8 +119,8 @@ func (o *office) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// succeed leaves what is still to be said to forges from an earlier tenure unsaid if somebody else led since: he has
-// said what became of it, or this daemon will, by what the forge shows.
+// succeed forgets what an earlier tenure knew of pull requests if somebody else led since: what was still to be said he
+// has said, or this daemon will by what the forge shows, and which comments he took for commands is not known here.
 func (o opening) succeed() error {
 	path := filepath.Join(o.set.DataDir, "term")
 	data, err := os.ReadFile(path)
@@ -128,11 +128,9 @@ func (o opening) succeed() error {
 		return fmt.Errorf("read the last term: %w", err)
 	}
 	last, _ := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-	if term := o.tenure.Term(); last+1 != term {
-		for _, dir := range []string{"outbox", "reports"} {
-			if err := os.RemoveAll(filepath.Join(o.set.DataDir, "pulls", dir)); err != nil {
-				return fmt.Errorf("leave what an earlier tenure had to say: %w", err)
-			}
+	if last+1 != o.tenure.Term() {
+		if err := os.RemoveAll(filepath.Join(o.set.DataDir, "pulls")); err != nil {
+			return fmt.Errorf("forget the pull requests of an earlier tenure: %w", err)
 		}
 	}
 	return o.inTerm()

@@ -866,7 +866,10 @@ func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, err
 		l.Body = report.Outcome(k.Plan, &apply.Result{Status: apply.StatusAsks, Asks: k.Plan.Asks}, about)
 	default:
 		if k.Run == "" && !commented {
-			return nil, r.tell(rec, "", true) // nothing to do, and nothing was said
+			if previewed != nil {
+				return nil, r.tell(rec, "", true) // nothing to do, and nothing was said
+			}
+			l.Edit = true // another daemon may have said something: it did the work, or its memory is lost
 		}
 		l.Body, told = report.Outcome(k.Plan, k.Result, about), true
 	}

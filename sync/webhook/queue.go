@@ -91,7 +91,7 @@ func (q *Queue) drainOnce(ctx context.Context, in *inbox, held func() bool) erro
 		return nil
 	}
 	c, err := q.js.CreateOrUpdateConsumer(ctx, queueName, jetstream.ConsumerConfig{
-		Durable: queueConsumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second, MaxAckPending: 256,
+		Durable: queueConsumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxAckPending: 256,
 	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		_, err = q.js.CreateOrUpdateStream(ctx, q.conf)
@@ -101,21 +101,44 @@ func (q *Queue) drainOnce(ctx context.Context, in *inbox, held func() bool) erro
 		return err
 	}
 	for ctx.Err() == nil {
-		batch, err := c.Fetch(64, jetstream.FetchMaxWait(2*time.Second))
+		batch, end, err := fetch(ctx, c)
 		if err != nil {
 			return err
 		}
+		var failed error
 		for m := range batch.Messages() {
-			if err := q.bring(ctx, m, in, held); err != nil {
-				_ = m.NakWithDelay(time.Second)
-				return err
+			if failed == nil {
+				failed = q.bring(ctx, m, in, held)
+			}
+			if failed != nil {
+				_ = m.Nak() // for the next question, or the next leader
 			}
 		}
-		if err := batch.Error(); err != nil && ctx.Err() == nil {
+		end()
+		if failed != nil {
+			return failed
+		}
+		if err := batch.Error(); err != nil && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
 	}
 	return nil
+}
+
+// ackWait is after how long the next leader is given what a frozen one had taken.
+const ackWait = 5 * time.Second
+
+// fetchEvery is how long one question for what waits stands.
+const fetchEvery = 5 * time.Second
+
+// fetch asks for what waits; end is to be called when it was taken.
+func fetch(ctx context.Context, c jetstream.Consumer) (jetstream.MessageBatch, func(), error) {
+	ctx, end := context.WithTimeout(ctx, fetchEvery)
+	batch, err := c.Fetch(64, jetstream.FetchContext(ctx))
+	if err != nil {
+		end()
+	}
+	return batch, end, err
 }
 
 // bring keeps one delivery in the inbox, which knows whether it was had before.
