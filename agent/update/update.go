@@ -487,7 +487,6 @@ func (s *Self) Begin() Start {
 
 // ended tells how an update ended that did not do, with a hold on that binary if it is to blame.
 func (s *Self) ended(in *Intent, blame bool) Start {
-	s.sweep()
 	out := protocol.Outcome{Version: protocol.Version, ID: in.Op, Status: protocol.Failed, Error: in.Error, Tail: in.Tail}
 	if blame {
 		out.Status, out.Stopped, out.Held = protocol.RolledBack, true, in.Digest
@@ -497,8 +496,12 @@ func (s *Self) ended(in *Intent, blame bool) Start {
 	return Start{Ended: &Ended{Op: in.Op, Resource: in.Resource, Digest: in.Digest, Outcome: out}}
 }
 
-// Told says that what Begin found to have ended is kept elsewhere now.
-func (s *Self) Told() { s.forget() }
+// Told says that how the update ended is kept elsewhere now. The process holds the agent's root by then, so what is
+// left of it is nobody's.
+func (s *Self) Told() {
+	s.forget()
+	s.sweep()
+}
 
 // Reached says that the new binary has reached the hub. The old one stays beside it until the next update.
 func (s *Self) Reached() *Ended {
