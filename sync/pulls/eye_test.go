@@ -146,6 +146,36 @@ func TestThousandSteps(t *testing.T) {
 	}
 }
 
+// TestLargePlansAreNotKept: of a plan that is too large to be kept it is still told whether it was carried out as shown.
+func TestLargePlansAreNotKept(t *testing.T) {
+	for digest, want := range map[string]string{"d1g35t0large": "as previewed", "another": "had moved since the preview"} {
+		s := newScene(t)
+		p := &plan.Plan{Version: 1, Digest: "d1g35t0large", Summary: plan.Summary{plan.Create: 2000}}
+		for i := range 2000 {
+			p.Steps = append(p.Steps, plan.Step{Resource: schema.NewID(schema.KindStack, fmt.Sprintf("s%04d", i)), Action: plan.Create, Server: "web1",
+				Changes: []plan.Change{{Path: "x", New: strings.Repeat("y", 1000)}}})
+		}
+		s.open(1, "one", p)
+		s.start()
+		s.until("told", func() bool { return s.knows(1) })
+		info, err := filepath.Glob(filepath.Join(s.dir, "repos", "*", "1.json"))
+		if err != nil || len(info) != 1 {
+			t.Fatal(info, err)
+		}
+		if f, err := os.Stat(info[0]); err != nil || f.Size() > 2*maxKept {
+			t.Errorf("the record has %d bytes, %v", f.Size(), err)
+		}
+		s.merge(1, "merged")
+		r := applied("merged", apply.StatusDone)
+		q := *p
+		q.Digest = digest
+		r.Plan = &q
+		s.Report(t.Context(), r)
+		s.until(want, func() bool { return strings.Contains(s.forge.body(1), want) })
+		s.stop()
+	}
+}
+
 // TestClosedGiveWay: who opens and closes very many pull requests keeps nobody else's out.
 func TestClosedGiveWay(t *testing.T) {
 	s := newScene(t)

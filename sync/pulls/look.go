@@ -3,6 +3,7 @@ package pulls
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -605,14 +606,18 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	rec.Commented = rec.Commented || !quiet
 	if shown != nil {
 		rec.Plan, rec.Digest, rec.Risks = worth(shown), shown.Digest, sync.Risks(shown)
+		rec.Risks = rec.Risks[:min(len(rec.Risks), maxRisks)]
 	}
 	return r.save(rec)
 }
 
-// maxKept is how many steps of a plan are kept to compare it with what came of it.
-const maxKept = 2000
+// A record is kept of every open pull request, and a stranger may open many.
+const (
+	maxKept  = 256 << 10 // bytes of a plan kept to compare it with what came of it
+	maxRisks = 1000      // more fit into no comment: the others were not shown
+)
 
-// worth is what of a plan is kept for that; nil when it is too much. A record is kept of every open pull request.
+// worth is what of a plan is kept for that; nil when it is too much.
 func worth(p *plan.Plan) *plan.Plan {
 	out := &plan.Plan{Version: p.Version, Commit: p.Commit, Digest: p.Digest}
 	for i := range p.Steps {
@@ -620,10 +625,11 @@ func worth(p *plan.Plan) *plan.Plan {
 		if !s.Action.Changes() && s.Action != plan.Blocked && s.Action != plan.Held && s.Action != plan.Unknown {
 			continue
 		}
-		if s.Declared = nil; len(out.Steps) == maxKept {
-			return nil
-		}
+		s.Declared = nil
 		out.Steps = append(out.Steps, s)
+	}
+	if data, err := json.Marshal(out); err != nil || len(data) > maxKept {
+		return nil
 	}
 	return out
 }
@@ -844,7 +850,7 @@ type note struct {
 func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, error) {
 	rec := r.record(n)
 	r.mu.Lock()
-	previewed, commented, url, notes := rec.Plan, rec.Commented, rec.URL, slices.Clone(rec.Notes)
+	previewed, digest, commented, url, notes := rec.Plan, rec.Digest, rec.Commented, rec.URL, slices.Clone(rec.Notes)
 	over := k.Stays && k.Stage == sync.StageApplied && rec.Told && rec.Asks == ""
 	r.mu.Unlock()
 	if over { // what it did stays told; this run was for another repository
@@ -852,6 +858,16 @@ func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, err
 	}
 	if k.Repo != "" && previewed != nil && previewed.Digest != k.Plan.Digest {
 		previewed = bare(previewed) // there no value is told, so none is compared
+	}
+	result := k.Result
+	if previewed == nil && digest != "" && k.Plan != nil && result != nil { // too large to be kept
+		if digest == k.Plan.Digest {
+			previewed = &plan.Plan{Digest: digest}
+		} else {
+			other := *result
+			other.Differs = true
+			result = &other
+		}
 	}
 	about := r.d.about(r, k.Commit)
 	about.Previewed, about.Page = previewed, r.d.page(k.Run)
@@ -871,7 +887,7 @@ func (r *repository) afterMerge(ctx context.Context, k *kept, n int) (*note, err
 			}
 			l.Edit = true // another daemon may have said something: it did the work, or its memory is lost
 		}
-		l.Body, told = report.Outcome(k.Plan, k.Result, about), true
+		l.Body, told = report.Outcome(k.Plan, result, about), true
 	}
 	return l, r.tell(rec, asks, told)
 }
