@@ -189,6 +189,34 @@ func TestClosedGiveWay(t *testing.T) {
 	r.mu.Unlock()
 	s.open(1, "one", some(plan.Create))
 	s.until("told", func() bool { return s.forge.body(1) != "" })
+	r.mu.Lock()
+	for n := 1000; n < 1000+maxOpen; n++ { // open ones of strangers
+		r.records[n] = &record{Number: n, State: forge.Open, Stranger: true}
+	}
+	r.mu.Unlock()
+	if !r.room(&forge.PullRequest{Number: 2}) || r.room(&forge.PullRequest{Number: 3, Fork: true}) && len(r.records) > maxOpen {
+		t.Error("strangers keep others out")
+	}
+}
+
+// TestStrangersLast: what is said to strangers goes out behind all else.
+func TestStrangersLast(t *testing.T) {
+	s := newScene(t)
+	s.forge.down = fmt.Errorf("down: %w", forge.ErrTemporary)
+	s.start()
+	for i, l := range []*letter{{Number: 1, Last: true}, {Number: 2}, {Number: 3, Last: true}, {Number: 4}} {
+		l.Domain, l.Repo, l.Marker, l.Body = "forge.example", forge.Repo{Owner: "acme", Name: "infra"}, "<!-- varan:main -->", fmt.Sprintf("<!-- varan:main -->\n### %d", i+1)
+		if err := s.out.put(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.forge.mu.Lock()
+	s.forge.down = nil
+	s.forge.mu.Unlock()
+	s.until("all", func() bool { return len(s.forge.wroteAll()) == 4 })
+	if got := fmt.Sprint(s.forge.wroteAll()); got != "[comment 2 ### 2 comment 4 ### 4 comment 1 ### 1 comment 3 ### 3]" {
+		t.Error(got)
+	}
 }
 
 // TestLaggingForge: a forge that does not know a commit yet is asked again.

@@ -38,6 +38,8 @@ type record struct {
 	Plan   *plan.Plan    `json:"plan,omitempty"`
 	Risks  []string      `json:"risks,omitempty"`
 	Failed string        `json:"failed,omitempty"` // why it could not be previewed
+	// Stranger: it comes from a fork and was not let in.
+	Stranger bool `json:"stranger,omitempty"`
 	// Lasting: it met a limit, which it meets again until its head or the base branch is another.
 	Lasting bool `json:"lasting,omitempty"`
 
@@ -247,7 +249,7 @@ func (r *repository) look(ctx context.Context, all bool) (again time.Duration, e
 			errs = append(errs, r.left(pr))
 			continue
 		}
-		if !r.room(pr.Number) {
+		if !r.room(pr) {
 			r.log.WarnContext(ctx, "a pull request is not previewed: too many are open", "number", pr.Number)
 			continue
 		}
@@ -268,17 +270,22 @@ func (r *repository) look(ctx context.Context, all bool) (again time.Duration, e
 	return again, errors.Join(errs...)
 }
 
-// room reports whether a pull request may have a record. Closed ones give way, the oldest first: who opens and closes
-// thousands does not keep others out.
-func (r *repository) room(n int) bool {
+// room reports whether a pull request may have a record. Closed ones give way, the oldest first, and strangers' to those
+// of who may write: who opens thousands does not keep others out.
+func (r *repository) room(pr *forge.PullRequest) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.records[n] != nil || len(r.records) < maxOpen {
+	if r.records[pr.Number] != nil || len(r.records) < maxOpen {
 		return true
 	}
 	var oldest *record
 	for _, rec := range r.records {
 		if rec.State != forge.Open && (oldest == nil || rec.Closed.Before(oldest.Closed)) {
+			oldest = rec
+		}
+	}
+	for _, rec := range r.records {
+		if oldest == nil && rec.Stranger && !pr.Fork {
 			oldest = rec
 		}
 	}
@@ -419,8 +426,10 @@ func (r *repository) consider(ctx context.Context, pr *forge.PullRequest) (again
 		if err != nil {
 			return 0, err
 		}
+		r.change(pr.Number, func(k *record) { k.Stranger = true })
 		return 0, r.say(pr, basis, base, nil, why)
 	}
+	r.change(pr.Number, func(k *record) { k.Stranger = false })
 	p, again, err := r.preview(ctx, pr, rec.lag)
 	lasting := errors.Is(err, sandbox.ErrKilled) || errors.Is(err, gitrepo.ErrTooBig)
 	r.change(pr.Number, func(k *record) { k.Lasting = lasting })
@@ -534,7 +543,7 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	if rec.Head != pr.Head.SHA {
 		notes = nil
 	}
-	commented, forced := rec.Commented, rec.force
+	commented, forced, stranger := rec.Commented, rec.force, rec.Stranger
 	took, as := rec.Took, rec.Digest // the same plan again is not written again for the time it took
 	if rec.Head != pr.Head.SHA || rec.Base != base {
 		as = ""
@@ -591,6 +600,9 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	}
 	if check != nil {
 		letters = append(letters, &letter{Domain: domain, Repo: at, SHA: pr.Head.SHA, Check: check})
+	}
+	for _, l := range letters {
+		l.Last = stranger
 	}
 	if forced { // somebody took the comment away, perhaps
 		r.d.out.forget(letters...)

@@ -36,6 +36,9 @@ type letter struct {
 	// Edit: only a comment that stands there is changed, none is made.
 	Edit bool `json:"edit,omitempty"`
 
+	// Last: it goes behind all that are not: what strangers can make many of keeps nobody waiting.
+	Last bool `json:"last,omitempty"`
+
 	// Tried: an attempt was begun, and whether it was done is not known.
 	Tried bool `json:"tried,omitempty"`
 	// Misses counts how often the forge did not know what it is about, or did not let us write it.
@@ -58,7 +61,7 @@ func (l *letter) key() string {
 // content names what it says, to know the same letter again.
 func (l *letter) content() string {
 	c := *l
-	c.Seq, c.Tried, c.Misses = 0, false, 0
+	c.Seq, c.Tried, c.Misses, c.Last = 0, false, 0, false
 	if l.Status != nil { // another link alone is not worth a write
 		s := *l.Status
 		s.URL = ""
@@ -212,7 +215,7 @@ func (o *outbox) next(domain string) (*letter, time.Duration) {
 			}
 			continue
 		}
-		if first == nil || l.Seq < first.Seq {
+		if first == nil || l.Last != first.Last && first.Last || l.Last == first.Last && l.Seq < first.Seq {
 			first = l
 		}
 	}
