@@ -219,6 +219,18 @@ func (s *Self) sweep() {
 	}
 }
 
+// Settled starts a binary that was written just now, again while it is busy: a child that was forked meanwhile holds it
+// open for writing until it executes.
+func Settled(start func() error) error {
+	for range 100 {
+		if err := start(); !errors.Is(err, syscall.ETXTBSY) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return start()
+}
+
 // An UnfitError is the binary's own fault: the same one need not be tried again.
 type UnfitError struct{ Why string }
 
@@ -231,11 +243,15 @@ const askTime = 10 * time.Second
 func (s *Self) ask(ctx context.Context, path, version string) error {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "version", "--json")
-	cmd.Dir, cmd.Env, cmd.WaitDelay = "/", []string{}, time.Second
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	out, err := cmd.Output()
+	var out []byte
+	err := Settled(func() (err error) {
+		cmd := exec.CommandContext(ctx, path, "version", "--json")
+		cmd.Dir, cmd.Env, cmd.WaitDelay = "/", []string{}, time.Second
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+		out, err = cmd.Output()
+		return err
+	})
 	if err != nil {
 		return &UnfitError{fmt.Sprintf("the binary of %s does not run here: %v", version, err)}
 	}

@@ -98,16 +98,19 @@ func try(wait time.Duration, log *slog.Logger) func(context.Context, string) (st
 		}
 		defer said.Close()
 		tail := &lastWords{}
-		cmd := exec.CommandContext(ctx, path, os.Args[1:]...)
-		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET=") })
-		cmd.Env = append(cmd.Env, trialVar+"=3")
-		cmd.ExtraFiles = []*os.File{hear}
-		cmd.Stdout, cmd.Stderr = tail, tail
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-		cmd.WaitDelay = 2 * time.Second
 		log.Info("the new binary is tried", "path", path, "for", wait)
-		err = cmd.Start()
+		var cmd *exec.Cmd
+		err = update.Settled(func() error {
+			cmd = exec.CommandContext(ctx, path, os.Args[1:]...)
+			cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET=") })
+			cmd.Env = append(cmd.Env, trialVar+"=3")
+			cmd.ExtraFiles = []*os.File{hear}
+			cmd.Stdout, cmd.Stderr = tail, tail
+			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+			cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+			cmd.WaitDelay = 2 * time.Second
+			return cmd.Start()
+		})
 		_ = hear.Close()
 		if err != nil {
 			return "", fmt.Errorf("start the new binary: %w", err)
