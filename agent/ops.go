@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -782,6 +783,9 @@ func (a *Agent) removed(ctx context.Context, rec *record, project string, res co
 				hints = append(hints, "a network stays: "+err.Error())
 			}
 		}
+		if left := a.unknownFiles(rec); left != "" {
+			hints = append(hints, "it is not recorded any more what was laid in "+left+", so its files stay, an env file with secrets too if there is one: delete the folder when nothing in it is needed")
+		}
 		stay, ferr = a.unlay(rec)
 		rec.Entry = nil
 	}
@@ -806,6 +810,18 @@ func (a *Agent) removed(ctx context.Context, rec *record, project string, res co
 		return out, nil
 	}
 	return out, a.ledger.drop(rec.Resource)
+}
+
+// unknownFiles is a stack's own folder that is there while its record, which told what was laid, is lost.
+func (a *Agent) unknownFiles(rec *record) string {
+	if rec.Resource.Kind() != schema.KindStack || rec.Base != "" || len(rec.Laid) > 0 {
+		return ""
+	}
+	home := stack.Home(a.opts.Root, rec.Resource)
+	if names, err := os.ReadDir(home); err != nil || len(names) == 0 {
+		return ""
+	}
+	return home
 }
 
 // unlay takes away the files that were laid for the resource and that no other has laid too, and gives those that

@@ -167,6 +167,31 @@ func TestStackLife(t *testing.T) {
 	}
 }
 
+// TestStackFilesOfLostLedger: what was laid is not known without the ledger, so it stays; a removal says where.
+func TestStackFilesOfLostLedger(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	defer h.clean()
+	base := filepath.Join(h.root, "stacks", h.fleet)
+	file := "services:\n  web:\n    image: " + testImage + "\n    command: [sleep, '1000000']\n    stop_signal: SIGKILL\n    network_mode: none\n    env_file: [.env]\n"
+	cfg := &schema.StackConfig{EnvFilePath: ".env", ProjectName: h.fleet, Environment: []schema.KV{{Key: "S", Value: "[[PASSWORD]]"}}}
+	cfg.HealthTimeout = schema.Duration(20 * time.Second)
+	op := h.stackOf(protocol.Deploy, cfg, []protocol.File{{Path: "compose.yaml", Data: []byte(file)}}, map[string]protocol.Secret{"PASSWORD": "hunter2-is-not-to-be-seen"})
+	h.must(op)
+	h.stop()
+	if err := os.RemoveAll(filepath.Join(h.root, "ledger")); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	out := h.must(protocol.Op{Version: 1, ID: op.ID + "-rm", Verb: protocol.Remove, Resource: op.Resource, Server: "local", Fleet: h.fleet, Sync: "main"})
+	if len(h.services()) != 0 || !strings.Contains(out.Hint, base) {
+		t.Errorf("%+v, left %v", out, h.services())
+	}
+	if _, err := os.Stat(filepath.Join(base, ".env")); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestStackFilesGo: what was laid for a stack goes with it, also its secrets' values; what its containers wrote stays.
 // A removal that was cut off between the last container and the files is finished by the next process.
 func TestStackFilesGo(t *testing.T) {

@@ -541,6 +541,9 @@ func (d *Dir) Remove(m Manifest, ours func(name string, s Seen) bool) (stay []st
 	return stay, errors.Join(errs...)
 }
 
+// Home is the folder of a stack's files below the agent's root, where nothing names another.
+func Home(root string, id schema.ID) string { return filepath.Join(root, "stacks", Segment(id.Name())) }
+
 // Unlay takes away what a stack laid in the folder base, its undo file, and base itself if that is left empty and is
 // the agent's own. spare keeps files, by their absolute path, that others have laid too.
 func Unlay(root string, id schema.ID, base string, m Manifest, spare func(abs string) bool) (stay []string, err error) {

@@ -91,7 +91,7 @@ func Open(opts Options, op protocol.Op, running string) (*Stack, error) {
 // else a new one below the agent's root.
 func (s *Stack) place(running string) error {
 	directory := path.Clean(s.payload.Directory)
-	home := filepath.Join(s.opts.Root, "stacks", Segment(s.op.Resource.Name()))
+	home := Home(s.opts.Root, s.op.Resource)
 	if s.cfg().FilesOnHost {
 		if s.payload.Pinned != "" {
 			home = path.Clean(s.payload.Pinned)
