@@ -473,6 +473,32 @@ func TestPauseHoldRemove(t *testing.T) {
 	})
 }
 
+// TestStatusOfFailures: whoever looks is told first that something is not as declared, and why; once it is declared
+// otherwise and runs, nothing is told of it any more.
+func TestStatusOfFailures(t *testing.T) {
+	w := follow(t, func(o *Options) { o.Timing.RetryMin, o.Timing.RetryMax = time.Hour, time.Hour })
+	w.git.Push(map[string]string{"a.toml": deployment("a", "1")})
+	w.start()
+	w.until("deployed", func(s Status) bool { return w.host.names() == "a" && s.Syncs[0].State == "ok" })
+	w.host.mu.Lock()
+	w.host.outcome = func(op protocol.Op) *protocol.Outcome {
+		if op.Verb == protocol.Prepare {
+			return &protocol.Outcome{ID: op.ID, Status: protocol.Failed, Error: "registry down"}
+		}
+		return nil
+	}
+	w.host.mu.Unlock()
+	w.git.Push(map[string]string{"a.toml": deployment("a", "2")})
+	w.until("told", func(s Status) bool {
+		return len(s.Running) == 0 && s.Syncs[0].State == "retrying" && s.Problem != "" && len(s.Holds) == 1 &&
+			strings.HasPrefix(s.Holds[0].Reason, "registry down") && !s.Holds[0].Since.IsZero()
+	})
+	w.git.Push(map[string]string{"a.toml": deployment("a", "1")})
+	w.until("well again", func(s Status) bool {
+		return len(s.Running) == 0 && s.Syncs[0].State == "ok" && s.Problem == "" && len(s.Holds) == 0
+	})
+}
+
 func TestRetriesWhatStoppedNothing(t *testing.T) {
 	w := follow(t)
 	tries := 0

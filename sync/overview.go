@@ -39,7 +39,7 @@ func (d *Daemon) Status() Status {
 	}
 	st.Ready = s.last != nil && s.diskErr == nil
 	switch sync.State {
-	case "unreachable", "broken", "failed", "asking", "waiting", "cancelled":
+	case "unreachable", "broken", "failed", "retrying", "asking", "waiting", "cancelled":
 		st.Problem = sync.Name + ": " + sync.State
 		if sync.Error != "" {
 			st.Problem += ": " + sync.Error
@@ -82,12 +82,23 @@ func (d *Daemon) Status() Status {
 				if st.Paused == nil { // kept by an agent, forgotten here
 					st.Paused = &h
 				}
+			case h.Kind == plan.HoldFailed && !holding(s.last, h, name): // of a version that is declared no longer
 			default:
 				st.Holds = append(st.Holds, h)
+				if h.Kind != plan.HoldUser && st.Problem == "" {
+					st.Problem = string(h.Resource) + " is held: " + h.Reason
+				}
 			}
 		}
 	}
 	return st
+}
+
+// holding reports whether a failed version is the one declared.
+func holding(p *plan.Plan, h plan.Hold, server string) bool {
+	return slices.ContainsFunc(p.Steps, func(st plan.Step) bool {
+		return st.Resource == h.Resource && st.Server == server && st.Digest == h.Digest
+	})
 }
 
 func resourceStatus(s *syncer, step *plan.Step) ResourceStatus {

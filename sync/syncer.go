@@ -83,6 +83,8 @@ type syncer struct {
 type wait struct {
 	digest plan.Digest
 	until  time.Time
+	why    string // how it failed
+	since  time.Time
 	away   string // the server that could not be reached: the wait is over when it is back; "" = something else failed
 }
 
@@ -106,8 +108,9 @@ func (s *syncer) hold(state *plan.State, j job) *plan.State {
 		for _, id := range slices.Sorted(maps.Keys(s.waits)) {
 			w := s.waits[id]
 			if !w.over(state) {
-				held.Holds = append(held.Holds, plan.Hold{Resource: id, Kind: plan.HoldFailed, Digest: w.digest,
-					Reason: "it failed and nothing was stopped; it is tried again at " + w.until.UTC().Format("15:04:05") + " UTC"})
+				why := cmp.Or(w.why, "it failed")
+				held.Holds = append(held.Holds, plan.Hold{Resource: id, Kind: plan.HoldFailed, Digest: w.digest, Since: w.since,
+					Reason: why + "; nothing was stopped, and it is tried again at " + w.until.UTC().Format("15:04:05") + " UTC"})
 			}
 		}
 		out.Servers[name] = &held
@@ -303,7 +306,7 @@ func (s *syncer) applied(r *reading, p *plan.Plan, res *apply.Result, j job) {
 		delete(waits, st.Resource)
 		if st.Failures > 0 && step != nil {
 			failures[st.Resource] = st.Failures
-			waits[st.Resource] = wait{digest: step.Digest, until: time.Now().Add(s.shorten(st.Retry))}
+			waits[st.Resource] = wait{digest: step.Digest, until: time.Now().Add(s.shorten(st.Retry)), why: st.Error, since: time.Now()}
 			if st.Unreachable {
 				w := waits[st.Resource]
 				w.away = st.Server
