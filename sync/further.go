@@ -100,6 +100,11 @@ func (c *child) candidates(last *goodChild) []*goodChild {
 	return list
 }
 
+// said is why a child's newest commit is not taken, in words that quote nothing of it.
+func (c *child) said() string {
+	return fmt.Sprintf("%s: %s", schema.NewID(schema.KindResourceSync, c.name), c.err)
+}
+
 // remember keeps what was taken, and tells the root's authors what was not.
 func (rd *reader) remember(r *reading, c *child, res *schema.Resource) {
 	if c.snap != nil {
@@ -109,7 +114,7 @@ func (rd *reader) remember(r *reading, c *child, res *schema.Resource) {
 	if c.state == "ok" {
 		return
 	}
-	d := schema.Diagnostic{Severity: schema.SeverityWarning, Pos: res.Pos, Message: fmt.Sprintf("%s: %s", res.ID, c.err)}
+	d := schema.Diagnostic{Severity: schema.SeverityWarning, Pos: res.Pos, Message: c.said()}
 	if c.snap == nil {
 		d.Hint = "nothing of it was read yet, so nothing counts as orphaned"
 	} else {

@@ -104,3 +104,41 @@ func TestPreviewConfigTellsNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestPreviewQuotesNoFurtherSync: what a further sync's repository gets wrong is told in a pull request to the config
+// repository without its words.
+func TestPreviewQuotesNoFurtherSync(t *testing.T) {
+	const canary = "team-canary"
+	w := follow(t)
+	other := follow(t)
+	other.git.Push(map[string]string{"a.toml": deployment("a", "1")})
+	base := w.git.Push(map[string]string{"x.toml": deployment("x", "1"), "team.toml": team(other, "servers = [\"local\"]")})
+	w.start()
+	w.rep.applied(base)
+	w.settledDown()
+	other.git.Push(map[string]string{"a.toml": strings.Replace(deployment("a", "1"), "network =", "server = \""+canary+"\"\nnetwork =", 1)})
+	if err := w.Sync(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	w.until("it is refused", func(Status) bool { return w.child().State == "broken" })
+	if !strings.Contains(w.child().Diagnostics[0].Message, canary) {
+		t.Fatalf("its own authors are not told: %+v", w.child().Diagnostics)
+	}
+	for i, files := range []map[string]string{{"README.md": "hello"}, {"x.toml": "[[deploymnt]]\n"}} {
+		n := i + 7
+		_, merge := propose(t, w.git, n, files)
+		p, err := w.preview(Subject{Ref: fmt.Sprintf("refs/pull/%d/merge", n), Commit: merge})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := json.Marshal(p)
+		if err != nil || strings.Contains(string(data), canary) {
+			t.Errorf("%v %s", err, data)
+		}
+	}
+	r := w.rep.applied(w.git.Push(map[string]string{"x.toml": deployment("x", "2")}))
+	data, err := json.Marshal(r.Plan)
+	if err != nil || strings.Contains(string(data), canary) || !strings.Contains(string(data), "is not applied") {
+		t.Errorf("after the merge: %v %s", err, data)
+	}
+}

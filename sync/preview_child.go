@@ -119,6 +119,7 @@ func (a *previewAsk) make(ctx context.Context, req *previewRequest, p *pipe, hea
 	defer func() { a.quote(head) }()
 	if r.broken() {
 		a.Broken, a.Plan = true, s.brokenPlan(r)
+		a.Plan.Diagnostics = tellDiagnostics(a.Plan.Diagnostics, r)
 		return nil
 	}
 	for _, c := range r.children {

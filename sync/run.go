@@ -36,7 +36,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		if !s.setBack(v, "broken", "the commit has errors and is not applied", "") {
 			return s.brokenPlan(r), nil, nil // said before
 		}
-		s.say(ctx, Report{Stage: StageBroken, Commit: v.commit, Trigger: j.trigger, Diagnostics: r.diags})
+		s.say(ctx, Report{Stage: StageBroken, Commit: v.commit, Trigger: j.trigger, Diagnostics: tellDiagnostics(r.diags, r)})
 		return s.brokenPlan(r), nil, nil
 	}
 	s.enrol(r, j)

@@ -127,13 +127,24 @@ func tellDiagnostics(list schema.Diagnostics, r *reading) schema.Diagnostics {
 			quoting[diag] = schema.Diagnostic{Severity: diag.Severity, Pos: at, Risk: diag.Risk, Message: notTaken(r, id)}
 		}
 	}
-	if len(quoting) == 0 {
+	var broken []string // what remember says of further syncs, before it quotes their files
+	for _, c := range r.children {
+		if len(c.diags) > 0 {
+			broken = append(broken, c.said())
+		}
+	}
+	if len(quoting) == 0 && len(broken) == 0 {
 		return list
 	}
 	out := slices.Clone(list)
 	for i, diag := range out {
 		if plain, ok := quoting[diag]; ok {
 			out[i] = plain
+		}
+		for _, said := range broken {
+			if strings.HasPrefix(diag.Message, said+":") {
+				out[i].Message = said
+			}
 		}
 	}
 	return slices.Compact(out.Sorted())
