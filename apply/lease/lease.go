@@ -79,6 +79,10 @@ func (l *Lease) valid() time.Duration { return l.opts.Time * 5 / 6 }
 func (l *Lease) every() time.Duration { return l.opts.Time / 5 }
 func (l *Lease) poll() time.Duration  { return l.opts.Time / 15 }
 
+// patience is how long one question to the store may take: several fit into the time for which a renewal counts, since
+// one that is asked while the store's own servers change their leader is lost.
+func (l *Lease) patience() time.Duration { return l.opts.Time / 4 }
+
 // Status is what is known of who leads.
 type Status struct {
 	Leading bool   `json:"leading"`          // this process does
@@ -177,7 +181,7 @@ func (l *Lease) win(ctx context.Context) *Tenure {
 
 // look reads the record, and keeps what it says for Status.
 func (l *Lease) look(ctx context.Context) (Record, uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.valid())
+	ctx, cancel := context.WithTimeout(ctx, l.patience())
 	defer cancel()
 	r, revision, err := l.opts.Store.Get(ctx)
 	if err == nil && revision != 0 && (r.Format > format || r.Fleet != l.opts.Fleet) {

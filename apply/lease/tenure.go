@@ -117,13 +117,7 @@ func (t *Tenure) renew(ctx context.Context) error {
 
 // write puts the record, with a higher term if one is given. Writing is held.
 func (t *Tenure) write(ctx context.Context, term uint64) error {
-	t.mu.Lock()
-	most := time.Until(t.until)
-	t.mu.Unlock()
-	if most <= 0 { // not held yet, or not sure any more
-		most = t.lease.valid() / 2
-	}
-	ctx, cancel := context.WithTimeout(ctx, most)
+	ctx, cancel := context.WithTimeout(ctx, t.lease.patience())
 	defer cancel()
 	err := t.put(ctx, term)
 	if !errors.Is(err, ErrMoved) && !errors.Is(err, ErrLost) {
