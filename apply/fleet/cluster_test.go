@@ -159,11 +159,23 @@ func TestCluster(t *testing.T) {
 		t.Error("who follows locked an agent out")
 	}
 
+	if err := a.hub.Write("syncs/main", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.hub.Write("syncs/main", nil); err == nil {
+		t.Error("who follows changed what is remembered")
+	}
 	old := a.now()
 	a.stop() // given back
 	within(t, "b leads", 10*time.Second, func() bool { return b.now() != nil })
 	if _, err := b.hub.Do(t.Context(), deploy("op2"), nil); err != nil { // who is let in it was told
 		t.Fatal(err)
+	}
+	if data, err := b.hub.Read("syncs/main"); err != nil || string(data) != "kept" {
+		t.Errorf("read %q, %v", data, err)
+	}
+	if data, err := b.hub.Read("other"); err != nil || data != nil {
+		t.Errorf("read %q, %v", data, err)
 	}
 	if got := b.now().Term(); got != 52 {
 		t.Errorf("b's term %d, want 52", got)
