@@ -96,7 +96,11 @@ func (a *previewAsk) make(ctx context.Context, req *previewRequest, p *pipe, hea
 		if from.Commit != "" {
 			return nil, errors.New("a fixed commit of another repository: read at apply")
 		}
-		return p.other(id, at, from)
+		f, err := p.other(id, at, from)
+		if err == nil && app.is(at, from) { // as it is on the base branch: it stands in the same repository
+			f.tree = &recorded{tree: f.tree, text: app.was}
+		}
+		return f, err
 	}
 	before, err := s.read(ctx, base)
 	if err != nil {
@@ -168,6 +172,7 @@ type app struct {
 	addr   gitrepo.Address
 	branch string
 	tree   *recorded
+	was    *strings.Builder // what was read of its base branch
 	on     bool
 }
 
@@ -176,7 +181,7 @@ func appOf(req *previewRequest, head tree) app {
 		return app{}
 	}
 	addr, err := gitrepo.ParseAddress(req.App)
-	return app{addr: addr, branch: req.AppBranch, tree: &recorded{tree: head}, on: err == nil}
+	return app{addr: addr, branch: req.AppBranch, tree: &recorded{tree: head, text: new(strings.Builder)}, was: new(strings.Builder), on: err == nil}
 }
 
 func (a app) is(at gitrepo.Address, from schema.Source) bool {
@@ -205,7 +210,7 @@ func (a app) masks(r *reading) []string {
 			ids = append(ids, id)
 		}
 	}
-	return slices.DeleteFunc(r.secondhand(ids), func(text string) bool { return strings.Contains(a.tree.text.String(), text) })
+	return slices.DeleteFunc(r.secondhand(ids), func(text string) bool { return a.tells(text) })
 }
 
 // only leaves in a plan what the app's repository is about, and of values those that stand in it.
@@ -226,6 +231,7 @@ func (a app) only(p *plan.Plan, r *reading) []schema.ID {
 		for j := range s.Changes {
 			a.hide(&s.Changes[j].Old)
 			a.hide(&s.Changes[j].New)
+			blank(&s.Changes[j])
 			mask(&s.Changes[j].Path)
 		}
 		for j := range s.Causes {
@@ -248,10 +254,15 @@ func (a app) only(p *plan.Plan, r *reading) []schema.ID {
 	return stacks
 }
 
+// tells reports whether a text stands in the app's files, as proposed or as they are.
+func (a app) tells(text string) bool {
+	return strings.Contains(a.tree.text.String(), text) || strings.Contains(a.was.String(), text)
+}
+
 // hide takes a value out of a plan unless it stands, as it is, in the files that were read of the app's repository.
 func (a app) hide(v *any) {
 	text, ok := (*v).(string)
-	if *v == nil || ok && strings.Contains(a.tree.text.String(), text) {
+	if *v == nil || ok && a.tells(text) {
 		return
 	}
 	*v = elsewhere
@@ -260,7 +271,7 @@ func (a app) hide(v *any) {
 // A recorded tree keeps what was read of it.
 type recorded struct {
 	tree
-	text strings.Builder
+	text *strings.Builder
 	read map[string]bool
 }
 

@@ -194,7 +194,7 @@ func TestPreviewApp(t *testing.T) {
 	}
 	data, _ := json.Marshal(p.Plan)
 	if len(p.Plan.Steps) != 1 || p.Plan.Steps[0].Resource != "stack/app" || p.Plan.Steps[0].Action != plan.Recreate || strings.Contains(string(data), "hidden-in-config") ||
-		!strings.Contains(string(data), `"new":"b"`) {
+		!strings.Contains(string(data), `"old":"a","new":"b"`) {
 		t.Errorf("%s", data)
 	}
 }

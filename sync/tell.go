@@ -67,6 +67,7 @@ func tell(p *plan.Plan, now, before *reading) *plan.Plan {
 			if is {
 				hide(&s.Changes[j].New)
 			}
+			blank(&s.Changes[j])
 		}
 		s.Causes = slices.Clone(s.Causes)
 		for j := range s.Causes {
@@ -106,6 +107,13 @@ func cut(list []plan.Change) []plan.Change {
 		}
 	}
 	return out
+}
+
+// blank leaves of a change whose values are both hidden that there is one.
+func blank(c *plan.Change) {
+	if c.Old == elsewhere && c.New == elsewhere {
+		c.Old, c.New = nil, nil
+	}
 }
 
 // tellDiagnostics puts what files of other repositories get wrong into words that quote nothing of them, at the line
