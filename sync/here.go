@@ -73,7 +73,11 @@ func (s *syncer) enrol(r *reading, j job) {
 	if s.opts.Enrol == nil || s.here || j.look || s.heldBack(r.commit) != "" {
 		return
 	}
-	keys := enrolled(r.config, r.desired.Local)
+	local := r.desired.Local
+	if s.opts.This == "" {
+		local = "" // no agent runs inside: this machine's is one as the others'
+	}
+	keys := enrolled(r.config, local)
 	if s.keys != nil && maps.Equal(keys, s.keys) {
 		return
 	}

@@ -256,6 +256,44 @@ func TestClusterIsolation(t *testing.T) {
 	}
 }
 
+// TestClusterShared: in a cluster that others use too their users log in as ever, and a daemon may come without TLS where
+// the servers allow it, while agents have it.
+func TestClusterShared(t *testing.T) {
+	key, _ := newKey(t)
+	auth, err := fleet.ClusterConfig(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth = strings.Replace(auth, "accounts {", "accounts {\n  SHOP { users: [ { user: shop, password: open-sesame } ] }", 1)
+	c := fleettest.NewClusterOf(t, 1, auth, func(conf string) string {
+		return "allow_non_tls: true\n" + strings.Replace(conf, "handshake_first: true", "handshake_first: auto", 1)
+	})
+	plain := strings.ReplaceAll(c.URL("127.0.0.1"), "tls://", "nats://")
+	conn, err := nats.Connect(plain, nats.UserInfo("shop", "open-sesame"))
+	if err != nil {
+		t.Fatalf("another user of the cluster: %v", err)
+	}
+	defer conn.Close()
+	if err := conn.Publish("varan.daemon.roll", []byte("x")); err != nil || conn.Flush() != nil {
+		t.Error(err) // in an account of its own it is nobody's
+	}
+	if _, err := nats.Connect(plain, nats.UserInfo("shop", "guess")); err == nil {
+		t.Error("a wrong password is let in")
+	}
+	hub := newHub(t, fleet.Options{Key: key, Name: "f", Cluster: &fleet.Cluster{URL: plain}})
+	if _, err := nats.Connect(plain, nats.UserInfo("shop", "guess")); err == nil {
+		t.Error("a wrong password is let in by a daemon")
+	}
+	agentKey, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	dialCluster(t, c, link.Options{Handler: fleettest.NewAgent(), Key: agentKey, FleetKey: hub.FleetKey(), Name: "web1"}).want(t, link.Connected)
+	if tr := hub.Trouble(); len(tr) > 0 {
+		t.Errorf("trouble: %v", tr)
+	}
+}
+
 // TestClusterErased: whoever leads goes on, in a term above, when JetStream lost everything.
 func TestClusterErased(t *testing.T) {
 	c, fleetKey := cluster(t, 1)

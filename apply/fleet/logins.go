@@ -78,6 +78,7 @@ accounts {
   }
 }
 authorization {
+  timeout: 5                    # seconds, in which a daemon is asked
   auth_callout {                # who is an agent, varan's daemons say
     issuer: %[3]s
     account: VARAN

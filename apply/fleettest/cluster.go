@@ -28,6 +28,7 @@ type Cluster struct {
 	ips     []net.IP
 	ports   []string // of clients
 	routes  []string
+	edit    func(conf string) string
 	Servers []*server.Server // nil = down
 }
 
@@ -35,7 +36,13 @@ type Cluster struct {
 // certificates are for ips.
 func NewCluster(t testing.TB, n int, auth string, ips ...net.IP) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, dir: t.TempDir(), auth: auth, ips: append(ips, net.IPv4(127, 0, 0, 1)), Servers: make([]*server.Server, n)}
+	return NewClusterOf(t, n, auth, func(conf string) string { return conf }, ips...)
+}
+
+// NewClusterOf is NewCluster with another configuration than that in docs.
+func NewClusterOf(t testing.TB, n int, auth string, edit func(conf string) string, ips ...net.IP) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, dir: t.TempDir(), auth: auth, edit: edit, ips: append(ips, net.IPv4(127, 0, 0, 1)), Servers: make([]*server.Server, n)}
 	for range n {
 		c.ports = append(c.ports, freePort(t))
 		c.routes = append(c.routes, freePort(t))
@@ -165,6 +172,7 @@ func (c *Cluster) write(i int) string {
 		at := strings.Index(text, "cluster {")
 		text = text[:at] + text[at+strings.Index(text[at:], "}")+1:]
 	}
+	text = c.edit(text)
 	path := filepath.Join(dir, "nats-server.conf")
 	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(path, []byte(text), 0o600), os.WriteFile(filepath.Join(dir, "varan.conf"), []byte(c.auth), 0o600)); err != nil {
 		c.t.Fatal(err)

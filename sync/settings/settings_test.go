@@ -102,6 +102,9 @@ func TestMistakes(t *testing.T) {
 		{"wrong word", "[config]\napply = \"yes\"\n", `varan.toml:2:1: error: apply is "yes"; it can be "auto" or "manual" | `},
 		{"root in data", "data_dir = \"/d\"\n[agent]\nroot = \"/d/a\"\n", `varan.toml:3:1: error: agent.root must not lie inside data_dir: deleting data_dir must lose no stack's files | `},
 		{"open http", "listen = \":80\"\n", `varan.toml:1:1: error: plain HTTP beyond loopback needs tls_cert_file, or behind_proxy = true where a proxy adds TLS | `},
+		{"password for a cluster", "[hub]\nurl = \"tls://u:hush@nats1:4222\"\n", `varan.toml:2:1: error: hub.url holds a user or password: `},
+		{"no cluster's address", "[hub]\nurl = \"tls://nats1:4222,nats2\"\n", `varan.toml:2:1: error: hub.url is nats://HOST:PORT or tls://HOST:PORT`},
+		{"cluster and listen", "[hub]\nlisten = \":8443\"\nurl = \"tls://nats1:4222\"\n", `varan.toml:2:1: warning: hub.listen is not used with hub.url`},
 		{"secret", "[secrets]\nA = 3\n", `varan.toml:2:`},
 		{"broken", "name = \n", `varan.toml:1:`},
 	}

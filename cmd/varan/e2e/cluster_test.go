@@ -467,6 +467,48 @@ func TestClusterWebhook(t *testing.T) {
 	t.Logf("from a webhook while nobody led to applied: %s", time.Since(begun).Round(time.Millisecond))
 }
 
+// TestClusterGrown: a fleet of one machine becomes one of several daemons, as docs/high-availability.md says, and no
+// container notices.
+func TestClusterGrown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.configure("[config]\npoll = \"1s\"\n")
+	server := "[[server]]\nname = \"h1\"\nconfig.address = \"local\"\n"
+	w.write(map[string]string{"servers.toml": server, "a.toml": on("h1", "a", "v1") + on("h1", "b", "v1")})
+	first := w.commit("one machine")
+	d := w.daemon()
+	w.good(first)
+	before := w.ids()
+	d.stop()
+	if len(before) != 2 {
+		t.Fatalf("running: %v", before)
+	}
+
+	c, _ := newPlainCluster(w, w.repo)
+	for _, p := range c.posts {
+		p.begin()
+	}
+	leader, _ := c.leader(c.posts, 30*time.Second)
+	leader.until("h1 has no agent", func(s standing) bool { return len(s.Syncs) > 0 && s.Syncs[0].Tip == first })
+	toml := c.agentTOML(leader)
+	_, key, _ := strings.Cut(toml, "config.public_key")
+	if err := os.WriteFile(filepath.Join(w.repo, "servers.toml"), []byte(server+"config.public_key"+key), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	second := w.commit("its agent is one as the others'")
+	leader.good(second)
+	c.empty(leader)
+	if after := w.ids(); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("after: %v, before %v", after, before)
+	}
+	w.replace("a.toml", "K = v1", "K = v2")
+	third := w.commit("v2")
+	leader.good(third)
+	if !w.versions("v2") {
+		t.Errorf("not all at v2: %s", w.names())
+	}
+}
+
 // TestCluster: several daemons at a NATS cluster of three servers. Whatever happens to the one that leads, another one
 // takes over within 10 s, what was pushed meanwhile is applied once, and who comes back does no harm.
 func TestCluster(t *testing.T) {
