@@ -142,7 +142,8 @@ func once(ctx context.Context, f Following, opts Options) (News, error) {
 		return Lost, &brokenError{err}
 	}
 	var last error // NATS's client calls back on one goroutine
-	conn, err := nats.Connect("nats://hub", nats.SetCustomDialer(dialer{ctx, f.Hub}), nats.Name(opts.Name),
+	// The dialer knows where the hub is: what NATS's client makes of its own URL must ask no name server.
+	conn, err := nats.Connect("nats://hub", nats.SkipHostLookup(), nats.SetCustomDialer(dialer{ctx, f.Hub}), nats.Name(opts.Name),
 		wire.Login(public, opts.Key), nats.CustomInboxPrefix(wire.InboxPrefix(public)), nats.NoReconnect(),
 		nats.Timeout(dialTimeout), nats.PingInterval(wire.Heartbeat), nats.MaxPingsOutstanding(2), nats.FlusherTimeout(10*time.Second),
 		nats.ReconnectBufSize(-1),

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -267,7 +268,7 @@ func TestWaitingIsBounded(t *testing.T) {
 		var err error
 		for range 5 { // on a machine that is very busy a connection may have had its five seconds
 			conn := dialTLS(t, hub.Addr().String())
-			if _, err = nats.Connect("nats://hub", nats.SetCustomDialer(given{conn}), nats.Nkey(public, key.Sign), nats.Name("db")); errors.Is(err, nats.ErrAuthorization) {
+			if _, err = nats.Connect("nats://127.0.0.1", nats.SetCustomDialer(given{conn}), nats.Nkey(public, key.Sign), nats.Name("db")); errors.Is(err, nats.ErrAuthorization) {
 				return
 			}
 		}
@@ -359,7 +360,7 @@ func TestNewestConnectionCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := dialTLS(t, hub.Addr().String())
-	first, err := nats.Connect("nats://hub", nats.SetCustomDialer(given{old}), nats.Nkey(public, key.Sign), nats.NoReconnect())
+	first, err := nats.Connect("nats://127.0.0.1", nats.SetCustomDialer(given{old}), nats.Nkey(public, key.Sign), nats.NoReconnect())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -571,5 +572,27 @@ func TestDaemonForgetsEverything(t *testing.T) {
 		if n := len(a.Done()); n != 2 {
 			t.Errorf("%s did %d ops", name, n)
 		}
+	}
+}
+
+// TestNoNameIsAsked: an agent that was given an address asks no name server on its way there, which may be slow or gone.
+func TestNoNameIsAsked(t *testing.T) {
+	var asked atomic.Int64
+	was := net.DefaultResolver
+	defer func() { net.DefaultResolver = was }()
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		asked.Add(1)
+		return nil, errors.New("no name server")
+	}}
+	hub := newHub(t, fleet.Options{Listen: "127.0.0.1:0"})
+	key, public := newKey(t)
+	if err := hub.Enrol(map[string]string{"web1": public}); err != nil {
+		t.Fatal(err)
+	}
+	r := dialOut(t, hub.Addr().String(), link.Options{Handler: fleettest.NewAgent(), Key: key, FleetKey: hub.FleetKey()})
+	r.want(t, link.Connected)
+	r.stop()
+	if n := asked.Load(); n > 0 {
+		t.Errorf("a name server was asked %d times", n)
 	}
 }
