@@ -593,12 +593,29 @@ func FuzzHubHears(f *testing.F) {
 	}
 	f.Cleanup(conn.Close)
 	curve, _ := nkeys.CreateCurveKeys()
-	e := &wire.Endpoint{Conn: conn, Key: key, Curve: curve, Accept: func(*wire.Manifest) error { return wire.ErrIgnore }, Handle: func(*wire.Message) {}}
+	var answer atomic.Pointer[[]byte] // to every question but who it is
+	var e *wire.Endpoint
+	e = &wire.Endpoint{Conn: conn, Key: key, Curve: curve, Accept: func(*wire.Manifest) error { return nil }, Handle: func(m *wire.Message) {
+		body, _ := json.Marshal(wire.Greeting{Version: protocol.Version, Session: "s"})
+		if m.Kind != wire.Hello {
+			body = *answer.Load()
+		}
+		go func() {
+			_ = e.Send(context.Background(), wire.FromAgent(public), wire.Manifest{Kind: wire.Answer, Agent: public, To: m.Curve, Re: m.ID}, body)
+		}()
+	}}
 	if _, err := e.Listen(wire.ToAgent(public)); err != nil {
 		f.Fatal(err)
 	}
 	kinds := []wire.Kind{wire.Hello, wire.Here, wire.Changed, wire.Answer, wire.Progress, wire.Figures, wire.Submit, wire.Rekey, "nonsense"}
+	f.Add([]byte(nil), byte(3), "op1", "", []byte(`{"version":1,"state":{"containers":[{}],"ledger":{"x/y":null},"facts":{"x":{}}}}`))
+	f.Add([]byte(nil), byte(3), "op1", "", []byte(`{"state":"running"}`))
 	f.Fuzz(func(t *testing.T, frame []byte, kind byte, op, re string, body []byte) {
+		answer.Store(&body)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		_, _ = hub.Observe(ctx, "web1", []protocol.Query{{Resource: "stack/db"}})
+		_, _ = hub.Do(ctx, deploy("op1"), nil)
+		cancel()
 		_ = conn.Publish(wire.FromAgent(public), frame)
 		k := kinds[int(kind)%len(kinds)]
 		_ = e.Tell(wire.FromAgent(public), wire.Manifest{Kind: k, Agent: public, Op: op, Re: re}, body)
