@@ -357,6 +357,23 @@ func (a *Agent) refusals(p *protocol.Payload) []string {
 			add(a.allow.Bind(b.Source))
 		}
 	}
+	for _, what := range p.Privileges {
+		namespace, shared := strings.CutPrefix(what, "host ")
+		capability, added := strings.CutPrefix(what, "capability ")
+		switch {
+		case what == "host network":
+			if a.allow.NoHostNetwork {
+				add(&container.Refusal{Key: "host_network", What: "the host's network"})
+			}
+		case !a.allow.NoPrivileged:
+		case what == "privileged":
+			add(&container.Refusal{Key: "privileged", What: "a privileged container"})
+		case added:
+			add(&container.Refusal{Key: "privileged", What: "a container with added capabilities (" + capability + ")"})
+		case shared && namespace != "cgroupns", strings.HasPrefix(what, "device "):
+			add(&container.Refusal{Key: "privileged", What: "a container with " + what})
+		}
+	}
 	if c := p.Stack; c != nil && a.allow.NoCommands && (stack.Script(c.PreDeploy) != "" || stack.Script(c.PostDeploy) != "") {
 		add(&container.Refusal{Key: "commands", What: "pre_deploy or post_deploy"})
 	}
@@ -377,6 +394,14 @@ func (a *Agent) refuseSpec(v any, add func(error)) {
 	case map[string]any:
 		if v["privileged"] == true && a.allow.NoPrivileged {
 			add(&container.Refusal{Key: "privileged", What: "a privileged container"})
+		}
+		for _, key := range []string{"cap_add", "devices", "security_opt"} {
+			if list, ok := v[key].([]any); ok && len(list) > 0 && a.allow.NoPrivileged {
+				add(&container.Refusal{Key: "privileged", What: "a container with " + key})
+			}
+		}
+		if (v["pid"] == "host" || v["ipc"] == "host" || v["uts"] == "host" || v["userns_mode"] == "host") && a.allow.NoPrivileged {
+			add(&container.Refusal{Key: "privileged", What: "a container that shares a namespace with the host"})
 		}
 		if (v["network_mode"] == "host" || v["network"] == "host") && a.allow.NoHostNetwork {
 			add(&container.Refusal{Key: "host_network", What: "the host's network"})

@@ -39,6 +39,11 @@ func (r *reading) payload(ctx context.Context, id schema.ID, planned *plan.Decla
 		Deployment: res.Deployment(), Stack: res.Stack(), Ensure: res.Ensure, Was: res.Was,
 		OnHost: decl.OnHost, Secrets: make(map[string]protocol.Secret),
 	}
+	for _, have := range decl.Privileges {
+		if !slices.Contains(p.Privileges, have.What) {
+			p.Privileges = append(p.Privileges, have.What)
+		}
+	}
 	for _, a := range res.After {
 		if a.ID != "" {
 			p.After = append(p.After, string(a.ID))

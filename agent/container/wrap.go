@@ -174,9 +174,11 @@ func (w *wrapped) ContainerCreate(ctx context.Context, config *container.Config,
 // create makes the container, or takes the one an earlier process made for the very same request.
 func (w *wrapped) create(ctx context.Context, config *container.Config, host *container.HostConfig, net *network.NetworkingConfig, platform *ocispec.Platform, as string) (container.CreateResponse, error) {
 	if id, ok := w.run.leftovers[as]; ok {
-		if w.same(ctx, id, config, host) {
+		differs := w.differs(ctx, id, config, host)
+		if differs == "" {
 			return container.CreateResponse{ID: id}, nil
 		}
+		w.run.engine.log.Info("a half-made container is not what is asked for now and is made anew", "resource", w.run.job.Resource, "container", as, "differs", differs)
 		if err := w.APIClient.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !errdefs.IsNotFound(err) {
 			return container.CreateResponse{}, fmt.Errorf("remove half-made container %s: %w", as, err)
 		}
@@ -184,39 +186,47 @@ func (w *wrapped) create(ctx context.Context, config *container.Config, host *co
 	res, err := w.APIClient.ContainerCreate(ctx, config, host, net, platform, as)
 	if errdefs.IsConflict(err) {
 		// A killed process may have asked for it a moment ago.
-		if c, ierr := w.APIClient.ContainerInspect(ctx, as); ierr == nil && c.State.Status == "created" && w.same(ctx, c.ID, config, host) {
+		if c, ierr := w.APIClient.ContainerInspect(ctx, as); ierr == nil && w.differs(ctx, c.ID, config, host) == "" {
 			return container.CreateResponse{ID: c.ID}, nil
 		}
 	}
 	return res, err
 }
 
-// same reports whether the half-made container is what is asked for now.
-func (w *wrapped) same(ctx context.Context, id string, config *container.Config, host *container.HostConfig) bool {
+// differs tells in what the half-made container is not what is asked for now, "" = it is.
+func (w *wrapped) differs(ctx context.Context, id string, config *container.Config, host *container.HostConfig) string {
 	c, err := w.APIClient.ContainerInspect(ctx, id)
-	if err != nil || c.State.Status != "created" || c.Config == nil || c.HostConfig == nil {
-		return false
+	switch {
+	case err != nil || c.Config == nil || c.HostConfig == nil:
+		return fmt.Sprintf("it cannot be looked at: %v", err)
+	case c.State.Status != "created":
+		return "it is " + c.State.Status
 	}
 	for k, v := range config.Labels {
 		if c.Config.Labels[k] != v {
-			return false
+			return "label " + k
 		}
 	}
 	for _, e := range config.Env {
 		if !slices.Contains(c.Config.Env, e) {
-			return false
+			name, _, _ := strings.Cut(e, "=")
+			return "environment " + name
 		}
 	}
 	img, err := w.ImageInspect(ctx, config.Image)
-	if err != nil || c.Image != img.ID {
-		return false
+	switch {
+	case err != nil || c.Image != img.ID:
+		return "image"
+	case len(config.Cmd) > 0 && !slices.Equal(config.Cmd, c.Config.Cmd):
+		return "command"
+	case !slices.Equal(host.Binds, c.HostConfig.Binds) || !slices.Equal(host.VolumesFrom, c.HostConfig.VolumesFrom):
+		return "volumes"
+	case host.NetworkMode != c.HostConfig.NetworkMode,
+		host.IpcMode.IsContainer() && host.IpcMode != c.HostConfig.IpcMode,
+		host.PidMode.IsContainer() && host.PidMode != c.HostConfig.PidMode:
+		return "network or namespaces"
 	}
-	return (len(config.Cmd) == 0 || slices.Equal(config.Cmd, c.Config.Cmd)) &&
-		slices.Equal(host.Binds, c.HostConfig.Binds) &&
-		host.NetworkMode == c.HostConfig.NetworkMode &&
-		(!host.IpcMode.IsContainer() || host.IpcMode == c.HostConfig.IpcMode) &&
-		(!host.PidMode.IsContainer() || host.PidMode == c.HostConfig.PidMode) &&
-		slices.Equal(host.VolumesFrom, c.HostConfig.VolumesFrom)
+	return ""
 }
 
 // anonymous is the name of a volume nobody named.

@@ -73,6 +73,7 @@ type Payload struct {
 	Volumes    map[string]plan.Definition `json:"volumes,omitempty"`
 	Binds      []plan.Bind                `json:"binds,omitempty"`
 	Hooks      plan.Digest                `json:"hooks,omitempty"`
+	Privileges []string                   `json:"privileges,omitempty"` // plan.Privilege.What of its containers
 	Deployment *schema.DeploymentConfig   `json:"deployment,omitempty"` // variables resolved, secrets as [[NAME]]
 	Stack      *schema.StackConfig        `json:"stack,omitempty"`
 	Files      []File                     `json:"files,omitempty"` // at their paths in the repository

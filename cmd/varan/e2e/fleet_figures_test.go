@@ -161,6 +161,7 @@ func TestFleetFigures(t *testing.T) {
 	}
 	t.Run("round trips", func(t *testing.T) { f.roundTrips(t, n) })
 	t.Run("daemon", func(t *testing.T) { f.fleet(t, n) })
+	t.Run("agent", func(t *testing.T) { f.agent(t) })
 	var b bytes.Buffer
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, row := range f.rows {
@@ -349,5 +350,52 @@ func (f *figures) fleet(t *testing.T, n int) {
 	f.row(fmt.Sprintf("the same with %d dead agents beside", dead), median(quiet), "", "(no more)")
 	time.Sleep(40 * time.Second) // what the plans left behind is given back
 	f.row("daemon with all that, 40 s later", fmt.Sprintf("%d MB resident", rssOf(t, pid)/1024), "", "")
+	d.stop()
+}
+
+// agent is one of a host, with Docker: how soon it is connected, and what it takes at rest beside ten containers.
+func (f *figures) agent(t *testing.T) {
+	w := newFleet(t, "h1")
+	h := w.hosts["h1"]
+	w.write(map[string]string{"a.toml": ""})
+	w.commit("empty")
+	d := w.daemon()
+	w.enrol()
+	var ten strings.Builder
+	for i := range 10 {
+		ten.WriteString(on("h1", fmt.Sprint("c", i), "v1"))
+	}
+	w.deploy(ten.String())
+	w.at("v1", 10, time.Minute)
+	w.settled()
+	key := w.key()
+	var starts []time.Duration
+	for range 9 {
+		h.killAgent()
+		if err := os.Truncate(h.out, 0); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		h.startAgent(key)
+		for {
+			if out, _ := os.ReadFile(h.out); strings.Contains(string(out), "this agent is enrolled") {
+				break
+			}
+			if time.Since(began) > 30*time.Second {
+				t.Fatal("it does not come in")
+			}
+			time.Sleep(time.Millisecond)
+		}
+		starts = append(starts, time.Since(began))
+		w.all("ok")
+	}
+	f.row("an agent's start to connected", median(starts), "", "(≤ 300 ms)")
+	w.settled()
+	time.Sleep(75 * time.Second) // what the start needed is given back
+	pid := h.agent.cmd.Process.Pid
+	before := cpuOf(t, pid)
+	time.Sleep(60 * time.Second)
+	used := cpuOf(t, pid) - before
+	f.row("an agent with 10 containers, idle 60 s", fmt.Sprintf("%d MB resident, %.2f %% of a core", rssOf(t, pid)/1024, 100*used.Seconds()/60), "", "(≤ 40 MB, ≤ 0.1 %)")
 	d.stop()
 }

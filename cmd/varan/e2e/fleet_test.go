@@ -258,8 +258,11 @@ func (f *aFleet) killed(d *daemon) *daemon {
 		f.at(version, 6, 2*time.Minute)
 		f.onceEach(start)
 		if f.t.Failed() {
-			f.t.Logf("round %d: %s after %s", round, []string{"daemon", "agent of " + victim.name, "both, " + victim.name}[what], pause)
+			f.t.Logf("round %d: %s killed after %s", round, []string{"daemon", "agent of " + victim.name, "both, " + victim.name}[what], pause)
 			return d
+		}
+		if round%20 == 19 {
+			f.t.Logf("%d rounds", round+1)
 		}
 	}
 	f.settled()

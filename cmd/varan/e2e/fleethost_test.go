@@ -390,8 +390,21 @@ func (f *aFleet) onceEach(since time.Time) {
 	for _, h := range f.hosts {
 		for what, n := range h.opsSince(since) {
 			if n > 1 {
-				f.t.Errorf("%s: %s happened %d times", h.name, what, n)
+				f.t.Errorf("%s: %s happened %d times:\n%s", h.name, what, n, h.told.of(what, since))
 			}
 		}
 	}
+}
+
+// of tells all events since a time of the resource that an op of opsSince is about.
+func (r *recording) of(what string, since time.Time) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var b strings.Builder
+	for _, m := range r.seen {
+		if a := m.Actor.Attributes; m.TimeNano >= since.UnixNano() && strings.Contains(what, a["varan.resource"]) && a["varan.resource"] != "" {
+			fmt.Fprintf(&b, "%s %s %s %.12s %s\n", time.Unix(0, m.TimeNano).UTC().Format("15:04:05.000"), m.Action, a["name"], m.Actor.ID, a["varan.digest"])
+		}
+	}
+	return b.String()
 }
