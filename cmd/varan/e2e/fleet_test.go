@@ -407,10 +407,18 @@ func TestEnrolment(t *testing.T) {
 		toml, _, _ = strings.Cut(after, "time=")
 		return ok && strings.Contains(toml, "config.public_key"), string(out)
 	})
-	f.eventually("it is shown as waiting", 20*time.Second, func() (bool, string) {
+	f.eventually("it is shown as waiting, its key before what it says of itself", 20*time.Second, func() (bool, string) {
 		r := f.varan("status")
-		return strings.Contains(r.stdout, "agents that wait") && strings.Contains(r.stdout, "calls itself web2"), r.stdout
+		_, waiting, _ := strings.Cut(r.stdout, "agents that wait")
+		key, claim := strings.Index(waiting, keyIn(t, toml)), strings.Index(waiting, "calls itself web2")
+		return key >= 0 && claim > key, r.stdout
 	})
+	if log, _ := os.ReadFile(filepath.Join(f.dir, "serve.log")); !strings.Contains(string(log), "back this file up") {
+		t.Error("the daemon does not say that its key is to be backed up")
+	}
+	if info, err := os.Stat(filepath.Join(f.dir, "hub.key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the fleet's key: %v, %v", info, err)
+	}
 	f.keys("web2.toml", toml)
 	f.write(map[string]string{"app.toml": healthyAfter(0.2, on("web2", "app", "v1"))})
 	f.commit("enrol web2, and an app on it")
