@@ -35,14 +35,12 @@ type freezing struct {
 }
 
 func (f freezing) Read(p []byte) (int, error) {
-	for {
-		n, err := f.Conn.Read(p)
-		if f.frozen.Load() {
-			<-f.thaw
-			return 0, net.ErrClosed
-		}
-		return n, err
+	n, err := f.Conn.Read(p)
+	if f.frozen.Load() {
+		<-f.thaw
+		return 0, net.ErrClosed
 	}
+	return n, err
 }
 
 func (f freezing) Write(p []byte) (int, error) {
