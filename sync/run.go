@@ -66,7 +66,7 @@ func (s *syncer) run(ctx context.Context, v view, j job) (*plan.Plan, *apply.Res
 		return p, why, nil
 	}
 	if needsRun(p) && j.trigger == triggerCommit {
-		s.say(ctx, Report{Stage: StageApplying, Commit: v.commit, Trigger: j.trigger, Plan: tell(p, r, before)})
+		s.say(ctx, Report{Stage: StageApplying, Commit: v.commit, Trigger: j.trigger, Plan: tell(p, r, before), Stays: stays})
 	}
 	result, err := s.apply(ctx, r, p, state, j)
 	if err != nil {

@@ -550,3 +550,31 @@ func TestReportsWaitForTheDisk(t *testing.T) {
 	}
 	s.until("told", func() bool { return s.status("one", "varan/apply").State == forge.Success })
 }
+
+// TestFewStatusesOnOneCommit: a commit that stays for months is not told a thousand times what stands there.
+func TestFewStatusesOnOneCommit(t *testing.T) {
+	s := newScene(t)
+	s.start()
+	s.until("it is watched", func() bool { return s.config() != nil })
+	s.Report(t.Context(), applied("one", apply.StatusDone))
+	s.until("success", func() bool { return s.status("one", "varan/apply").State == forge.Success })
+	report := func(trigger string, stays bool, status apply.Status, millis int64) {
+		r := applied("one", status)
+		r.Trigger, r.Stays, r.Run, r.Result.Millis = trigger, stays, fmt.Sprint("run", millis), millis
+		s.Report(t.Context(), r)
+	}
+	for i := range 20 { // other repositories' commits
+		s.Report(t.Context(), sync.Report{Stage: sync.StageApplying, Commit: sha("one"), Trigger: "commit", Plan: some(plan.Create), Stays: true})
+		report("commit", true, apply.StatusDone, int64(100+i))
+	}
+	report("drift", false, apply.StatusFailed, 1000)
+	s.until("failure", func() bool { return s.status("one", "varan/apply").State == forge.Failure })
+	for i := range 20 { // it is tried again and again
+		report("retry", false, apply.StatusFailed, int64(2000+i))
+	}
+	report("retry", false, apply.StatusDone, 5000)
+	s.until("success again", func() bool { return s.status("one", "varan/apply").State == forge.Success })
+	if got := s.forge.wroteAll(); len(got) != 3 {
+		t.Errorf("written: %q", got)
+	}
+}

@@ -314,6 +314,9 @@ func (d *Desk) lettersTo(ctx context.Context, r *repository, k *kept) (out []*le
 	if k.Stage == sync.StageApplied && k.Run == "" && !k.Again && r.isFinal(k.Commit) {
 		return nil, nil, nil // looked at again after a restart: what was done stays told
 	}
+	if k.Stays && k.Repo == "" && k.Stage == sync.StageApplying {
+		return nil, nil, nil // of another repository's commit: this one's word stands until there is another
+	}
 	status := forge.Status{Context: d.context(report.ApplyContext), Branch: r.w.Branch, URL: d.page(k.Run)}
 	switch k.Stage {
 	case sync.StageBroken:
@@ -334,8 +337,17 @@ func (d *Desk) lettersTo(ctx context.Context, r *repository, k *kept) (out []*le
 	}
 	status.Description = clip(status.Description, forge.MaxDescription)
 	main := &status
+	said := ""
+	if k.Stage == sync.StageApplied && k.Result != nil {
+		timeless := *k.Result
+		timeless.Millis = 0
+		said = string(status.State) + " " + report.ApplyStatus(&timeless)
+		if k.Repo == "" && !k.Again && r.repeats(k, said) {
+			return nil, nil, nil
+		}
+	}
 	if !k.Again {
-		out, settled = r.settle(k.Commit, status, k.Stage == sync.StageApplied)
+		out, settled = r.settle(k.Commit, status, said)
 		main = out[len(out)-1].Status
 	}
 	if k.Stage == sync.StageWaiting || k.Stage == sync.StageApplying {

@@ -69,6 +69,7 @@ type ledger struct {
 	Groups  map[string]string `json:"groups,omitempty"`  // merge-queue branches with the commit previewed and the basis
 	Pending []string          `json:"pending,omitempty"` // commits whose apply status is pending
 	Final   string            `json:"final,omitempty"`   // the commit that was applied and told last
+	Said    string            `json:"said,omitempty"`    // of it, without how long it took
 }
 
 const (
@@ -764,8 +765,9 @@ func (r *repository) commented(n int, body string, c forge.Comment) {
 }
 
 // settle is the status of a commit, after the last word on older ones that were left pending: nothing stays so. That
-// they had it is noted by calling kept, when the letters are on disk.
-func (r *repository) settle(commit string, status forge.Status, ended bool) (out []*letter, kept func() error) {
+// they had it is noted by calling kept, when the letters are on disk. said is an outcome without its duration, "" = it is
+// none yet.
+func (r *repository) settle(commit string, status forge.Status, said string) (out []*letter, kept func() error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	domain := r.domain
@@ -781,19 +783,31 @@ func (r *repository) settle(commit string, status forge.Status, ended bool) (out
 		pending = []string{commit}
 	}
 	final := ""
-	if ended && status.State != forge.Pending {
+	if said != "" && status.State != forge.Pending {
 		final = commit
 	}
 	kept = func() error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if slices.Equal(pending, r.ledger.Pending) && final == r.ledger.Final {
+		if slices.Equal(pending, r.ledger.Pending) && final == r.ledger.Final && said == r.ledger.Said {
 			return nil
 		}
-		r.ledger.Pending, r.ledger.Final = pending, final
+		r.ledger.Pending, r.ledger.Final, r.ledger.Said = pending, final, said
 		return r.saveLedger()
 	}
 	return append(out, &letter{Domain: domain, Repo: r.repo, SHA: commit, Status: &status}), kept
+}
+
+// repeats reports whether an outcome need not be told at its commit: of a run that was not for it, and says what stands
+// there, or that all is well where all is. A forge takes 1,000 statuses a commit, and a commit may stay for months.
+func (r *repository) repeats(k *kept, said string) bool {
+	if !k.Stays && (k.Trigger == "commit" || k.Trigger == "command" || k.Trigger == "start") {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	well := string(forge.Success) + " "
+	return r.ledger.Final == k.Commit && (r.ledger.Said == said || strings.HasPrefix(said, well) && strings.HasPrefix(r.ledger.Said, well))
 }
 
 // isFinal reports whether the outcome of a commit is the last one that was told.
