@@ -578,3 +578,32 @@ func TestFewStatusesOnOneCommit(t *testing.T) {
 		t.Errorf("written: %q", got)
 	}
 }
+
+// TestMoodyFleet: where the fleet is seen otherwise all the time, a pull request is planned again less and less often: a
+// forge takes 1,000 statuses a commit.
+func TestMoodyFleet(t *testing.T) {
+	s := newScene(t)
+	s.change = func(o *Options) { o.Timing.Replan = 2 * time.Millisecond }
+	s.open(1, "one", some(plan.Create))
+	s.start()
+	s.until("told", func() bool { return s.knows(1) })
+	r := s.config()
+	r.change(1, func(k *record) { k.Moods = 300 })
+	n := s.previews()
+	for i := range 10 {
+		s.daemon.mu.Lock()
+		s.daemon.basis = fmt.Sprint("fleet", i)
+		s.daemon.mu.Unlock()
+		time.Sleep(8 * time.Millisecond)
+	}
+	if got := s.previews() - n; got > 2 {
+		t.Errorf("%d previews", got)
+	}
+	s.open(1, "two", some(plan.Update)) // a push is planned at once, and all begins anew
+	s.until("planned", func() bool { return strings.Contains(s.forge.body(1), "1 update") })
+	mood := 0
+	r.change(1, func(k *record) { mood = k.Moods })
+	if mood != 0 {
+		t.Errorf("%d moods of a new head", mood)
+	}
+}

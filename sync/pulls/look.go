@@ -38,6 +38,8 @@ type record struct {
 	Plan   *plan.Plan    `json:"plan,omitempty"`
 	Risks  []string      `json:"risks,omitempty"`
 	Failed string        `json:"failed,omitempty"` // why it could not be previewed
+	// Moods counts how often the fleet alone made another plan of this head and base.
+	Moods int `json:"moods,omitempty"`
 	// Stranger: it comes from a fork and was not let in.
 	Stranger bool `json:"stranger,omitempty"`
 	// Lasting: it met a limit, which it meets again until its head or the base branch is another.
@@ -416,7 +418,7 @@ func (r *repository) consider(ctx context.Context, pr *forge.PullRequest) (again
 	if rec.At.After(time.Now()) { // this machine's clock was set back
 		age = retryFailed
 	}
-	wait := r.d.timing.Replan - age
+	wait := r.d.timing.Replan<<min(rec.Moods/50, 6) - age // where the fleet never rests, less and less often
 	switch {
 	case same && rec.Basis == basis && (rec.Failed == "" || age < retryFailed), same && rec.Base == base && rec.Lasting:
 		return 0, nil
@@ -613,6 +615,12 @@ func (r *repository) say(pr *forge.PullRequest, basis, base string, p *sync.Prev
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	switch {
+	case rec.Head != pr.Head.SHA || rec.Base != base:
+		rec.Moods = 0
+	case p != nil && p.Plan.Digest != rec.Digest:
+		rec.Moods++
+	}
 	rec.At, rec.Head, rec.Basis, rec.Base, rec.Failed = time.Now().UTC(), pr.Head.SHA, basis, base, why
 	rec.Plan, rec.Digest, rec.Risks, rec.Notes = nil, "", nil, notes
 	rec.force, rec.lag, rec.tries, rec.Took = false, 0, 0, took
