@@ -320,6 +320,22 @@ func TestClusterErased(t *testing.T) {
 	})
 }
 
+// TestClusterQuorum: without most of the cluster's servers nobody leads, and says why; with them somebody does again.
+func TestClusterQuorum(t *testing.T) {
+	c, fleetKey := cluster(t, 3)
+	a := newPost(t, c, fleetKey, "a")
+	within(t, "a leads", 15*time.Second, func() bool { return a.now() != nil })
+	if n := a.hub.Replicas(); n != 3 {
+		t.Errorf("%d replicas in a cluster of three", n)
+	}
+	c.Stop(0)
+	c.Stop(1)
+	within(t, "nobody leads", 20*time.Second, func() bool { return a.now() == nil || !a.now().Held() })
+	within(t, "it is said why", 20*time.Second, func() bool { st := a.lease.Status(); return !st.Leading && st.Trouble != "" })
+	c.Start()
+	within(t, "a leads again", 40*time.Second, func() bool { now := a.now(); return now != nil && now.Held() })
+}
+
 // TestClusterUnfit: what is wrong with a cluster is said so that a person can put it right.
 func TestClusterUnfit(t *testing.T) {
 	key, _ := newKey(t)

@@ -62,8 +62,9 @@ type Lease struct {
 	seen    Record     // the newest record seen
 	fresh   time.Time  // when it was first seen, or renewed by us
 	now     *Tenure    // nil = this process does not lead
-	trouble string
-	highest uint64 // the highest term seen: it counts if the record is lost
+	reading string     // why the record cannot be read, "" = it can
+	writing string     // why it could not be written last, "" = it was, by us or somebody else
+	highest uint64     // the highest term seen: it counts if the record is lost
 	// erased is when the record vanished while this process held it, so that nobody else did; zero = it did not.
 	erased time.Time
 }
@@ -96,9 +97,9 @@ type Status struct {
 func (l *Lease) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	st := Status{Term: l.seen.Term, Trouble: l.trouble}
+	st := Status{Term: l.seen.Term, Trouble: l.trouble()}
 	if l.now != nil && l.now.Held() {
-		return Status{Leading: true, Leader: l.opts.Name, URL: l.opts.URL, Term: l.now.Term(), Trouble: l.trouble}
+		return Status{Leading: true, Leader: l.opts.Name, URL: l.opts.URL, Term: l.now.Term(), Trouble: l.trouble()}
 	}
 	if l.seen.Holder != "" && l.seen.Holder != l.holder && time.Since(l.fresh) < l.opts.Time {
 		st.Leader, st.URL = l.seen.Name, l.seen.URL
@@ -187,9 +188,15 @@ func (l *Lease) look(ctx context.Context) (Record, uint64, error) {
 	if err == nil && revision != 0 && (r.Format > format || r.Fleet != l.opts.Fleet) {
 		err = fmt.Errorf("the lease is of fleet %q in format %d: each fleet needs an account of its own", r.Fleet, r.Format)
 	}
-	l.note(ctx, err)
+	l.note(ctx, &l.reading, err)
 	if err != nil {
 		return r, 0, err
+	}
+	l.mu.Lock()
+	news := r != l.seen && l.seen.Term != 0
+	l.mu.Unlock()
+	if news { // somebody wrote it
+		l.note(ctx, &l.writing, nil)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -200,21 +207,27 @@ func (l *Lease) look(ctx context.Context) (Record, uint64, error) {
 	return r, revision, nil
 }
 
-// note keeps and logs whether the record can be reached.
-func (l *Lease) note(ctx context.Context, err error) {
-	why := ""
-	if err != nil {
-		why = err.Error()
+// trouble is why it is not known who leads, or nobody can. The mutex is held.
+func (l *Lease) trouble() string { return cmp.Or(l.writing, l.reading) }
+
+// note keeps and logs whether the record can be read, or written: where most servers of a cluster are down, one that is
+// left still tells what it has.
+func (l *Lease) note(ctx context.Context, of *string, err error) {
+	if err != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+		return // nobody wants to know any more
 	}
 	l.mu.Lock()
-	before := l.trouble
-	l.trouble = why
+	before := l.trouble()
+	*of = ""
+	if err != nil {
+		*of = err.Error()
+	}
+	now := l.trouble()
 	l.mu.Unlock()
 	switch {
-	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled):
-	case why != "" && before == "":
+	case now != "" && before == "":
 		l.log.WarnContext(ctx, "the lease cannot be read or written", "err", err)
-	case why == "" && before != "":
+	case now == "" && before != "":
 		l.log.InfoContext(ctx, "the lease can be read and written again")
 	}
 }

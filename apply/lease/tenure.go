@@ -121,7 +121,7 @@ func (t *Tenure) write(ctx context.Context, term uint64) error {
 	defer cancel()
 	err := t.put(ctx, term)
 	if !errors.Is(err, ErrMoved) && !errors.Is(err, ErrLost) {
-		t.lease.note(ctx, err)
+		t.lease.note(ctx, &t.lease.writing, err)
 	}
 	return err
 }
