@@ -7,9 +7,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -263,10 +265,7 @@ func TestLayRefuses(t *testing.T) {
 
 // While a container swaps what lies in the folder for whatever is bad, nothing outside is written or read.
 func TestHostileFolder(t *testing.T) {
-	updates := 2000
-	if os.Getenv("SOAK") != "" {
-		updates = 10000
-	}
+	const updates = 10000
 	d, dir := newDir(t)
 	outside := filepath.Join(t.TempDir(), "out")
 	if err := os.MkdirAll(outside, 0o755); err != nil {
@@ -284,6 +283,24 @@ func TestHostileFolder(t *testing.T) {
 			case <-stop:
 				return
 			default:
+			}
+			for until := time.Now().Add(time.Duration(rand.IntN(150)) * time.Microsecond); time.Now().Before(until); {
+				runtime.Gosched()
+			}
+			if rand.IntN(3) > 0 { // the stack's owner has a turn: what is in an update's way is gone
+				for _, name := range []string{"f", "sub"} {
+					if i, err := os.Lstat(filepath.Join(dir, name)); err == nil && !i.Mode().IsRegular() && !i.IsDir() || err == nil && hardLinked(i) {
+						_ = os.Remove(filepath.Join(dir, name))
+					}
+				}
+				if i, err := os.Lstat(filepath.Join(dir, "sub")); err == nil && i.IsDir() {
+					if i, err := os.Lstat(filepath.Join(dir, "sub/f")); err == nil && (!i.Mode().IsRegular() || hardLinked(i)) {
+						_ = os.Remove(filepath.Join(dir, "sub/f"))
+					}
+				} else if err == nil {
+					_ = os.Remove(filepath.Join(dir, "sub"))
+				}
+				continue
 			}
 			name := filepath.Join(dir, []string{"f", "sub", "sub/f"}[rand.IntN(3)])
 			// The attacker must not act through its own symlink, nor wait on its own FIFO as RemoveAll would.
@@ -309,14 +326,17 @@ func TestHostileFolder(t *testing.T) {
 			}
 		}
 	})
+	laid, tried, began := 0, 0, time.Now()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		var m Manifest
-		for i := range updates {
+		for i := 0; i < updates || laid < 100 && time.Since(began) < time.Minute; i++ {
+			tried = i + 1
 			text := []byte(fmt.Sprint("update ", i))
 			if n, err := d.Lay([]File{{Path: "f", Data: text}, {Path: "sub/f", Data: text}}, m); err == nil {
 				m = n
+				laid++
 			}
 			_ = d.Drifted(m)
 			if i%3 == 0 {
@@ -333,7 +353,17 @@ func TestHostileFolder(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+	t.Logf("%d of %d updates were laid between the swaps", laid, tried)
+	if laid < 100 || laid == tried {
+		t.Error("the swaps and the updates do not meet")
+	}
 	same(t, outside, map[string]string{"f": "canary"})
+}
+
+// hardLinked reports whether a file has more than one name.
+func hardLinked(i os.FileInfo) bool {
+	st, ok := i.Sys().(*syscall.Stat_t)
+	return ok && i.Mode().IsRegular() && st.Nlink > 1
 }
 
 func TestSegment(t *testing.T) {
