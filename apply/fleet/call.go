@@ -320,8 +320,9 @@ func (h *Hub) met(m *wire.Message, g wire.Greeting) (*session, error) {
 func (h *Hub) hears(subject string, data []byte) bool {
 	key := subject[strings.LastIndexByte(subject, '.')+1:]
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.tenure != nil && h.servers[key] != ""
+	in := h.tenure != nil && h.servers[key] != ""
+	h.mu.Unlock()
+	return in && h.contacts.mayGoOn(key, len(data), time.Now())
 }
 
 // accept lets in what an enrolled agent signed and this hub waits for.

@@ -58,6 +58,9 @@ func (h *Hub) judge(data []byte) []byte {
 		h.log.Debug("a question whom to let in is not understood", "err", err)
 		return nil
 	}
+	if !nkeys.IsValidPublicUserKey(q.UserNkey) || q.Server.ID == "" {
+		return nil // no server asks so
+	}
 	key := q.ConnectOptions.Nkey
 	user := jwt.NewUserClaims(q.UserNkey)
 	user.Audience, user.Name = clusterAgentsAccount, key

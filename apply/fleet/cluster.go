@@ -475,6 +475,28 @@ type contact struct {
 	heard  time.Time
 	there  bool
 	missed int // questions without an answer, in a row
+	// What it may still say, as a pace counts it, and since when.
+	left float64
+	paid time.Time
+}
+
+// mayGoOn charges an agent for a message of so many bytes, and reports whether it is heard. No server of the cluster
+// makes who floods wait, as the gate does: what is too much is lost.
+func (c *contacts) mayGoOn(key string, bytes int, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.get(key)
+	if k.paid.IsZero() {
+		k.left = paceBurst
+	} else {
+		k.left = min(paceBurst, k.left+now.Sub(k.paid).Seconds()*paceRate)
+	}
+	k.paid = now
+	if k.left < 0 {
+		return false
+	}
+	k.left -= max(1, float64(bytes)/(8*paceBytes)) // the largest answer, at once, must not be too much
+	return true
 }
 
 func (c *contacts) get(key string) *contact {

@@ -34,3 +34,24 @@ func TestPace(t *testing.T) {
 		}
 	}
 }
+
+// TestContactPace: of an agent that floods a cluster so much is heard and no more, and the others are heard as ever.
+func TestContactPace(t *testing.T) {
+	c := &contacts{byKey: make(map[string]*contact)}
+	now := time.Now()
+	heard := 0
+	for range 3 * paceBurst {
+		if c.mayGoOn("loud", 100, now) {
+			heard++
+		}
+	}
+	if heard > paceBurst+1 || heard < paceBurst {
+		t.Errorf("%d messages at once were heard, want %d", heard, paceBurst)
+	}
+	if !c.mayGoOn("quiet", 100, now) {
+		t.Error("another agent is not heard")
+	}
+	if c.mayGoOn("loud", 100, now) || !c.mayGoOn("loud", 100, now.Add(100*time.Millisecond)) {
+		t.Error("it is to be heard again after a while, and not before")
+	}
+}
