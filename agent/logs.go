@@ -107,7 +107,7 @@ func (a *Agent) closeStreams() {
 
 // openStream finds the containers and begins to read them.
 func (a *Agent) openStream(ctx context.Context, q protocol.Logs) (*stream, error) {
-	list, err := a.printing(ctx, q.Resource, q.Service)
+	list, err := a.printing(ctx, q.Resource, q.Was, q.Service)
 	if err != nil {
 		return nil, err
 	}
@@ -146,33 +146,38 @@ func (a *Agent) openStream(ctx context.Context, q protocol.Logs) (*stream, error
 }
 
 // printing lists the containers of a resource, by name: those that bear its label, and those it adopted without.
-func (a *Agent) printing(ctx context.Context, id schema.ID, service string) ([]docker.Summary, error) {
+func (a *Agent) printing(ctx context.Context, id, was schema.ID, service string) ([]docker.Summary, error) {
 	list, err := a.api.ContainerList(ctx, docker.ListOptions{All: true})
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
-	entry := a.ledger.get(id).Entry
+	mine := a.standing(id, was, list)
 	list = slices.DeleteFunc(list, func(c docker.Summary) bool {
-		l := c.Labels
-		mine := l[container.LabelResource] == string(id) && l[container.LabelFleet] == a.opts.Fleet || l[container.LabelResource] == "" && adopted(entry, c)
-		return !mine || service != "" && cmp.Or(l["com.docker.compose.service"], id.Name()) != service
+		return !mine[c.ID] || service != "" && cmp.Or(c.Labels["com.docker.compose.service"], id.Name()) != service
 	})
 	slices.SortFunc(list, func(x, y docker.Summary) int { return cmp.Compare(called(x), called(y)) })
 	return list, nil
 }
 
-// adopted reports whether an entry took over a container without labelling it.
-func adopted(e *plan.Entry, c docker.Summary) bool {
-	if e == nil || !e.Adopted {
-		return false
+// standing are the ids of those containers that stand for a resource.
+func (a *Agent) standing(id, was schema.ID, list []docker.Summary) map[string]bool {
+	s := plan.ServerState{Ledger: map[schema.ID]*plan.Entry{id: a.ledger.get(id).Entry, was: a.ledger.get(was).Entry}}
+	for _, c := range list {
+		l := c.Labels
+		of := schema.ID(l[container.LabelResource])
+		if of != "" {
+			s.Ledger[of] = a.ledger.get(of).Entry
+		}
+		s.Containers = append(s.Containers, plan.Container{
+			ID: c.ID, Name: called(c), Resource: of, Fleet: l[container.LabelFleet],
+			Project: l["com.docker.compose.project"], OneOff: l["com.docker.compose.oneoff"] == "True",
+		})
 	}
-	if len(e.Containers) > 0 {
-		return slices.Contains(e.Containers, c.ID)
+	ids := map[string]bool{}
+	for _, c := range s.Of(id, was, a.opts.Fleet) {
+		ids[c.ID] = true
 	}
-	if e.Project != "" {
-		return c.Labels["com.docker.compose.project"] == e.Project
-	}
-	return slices.ContainsFunc(e.Units, func(u plan.Unit) bool { return cmp.Or(u.Container, u.Service) == called(c) })
+	return ids
 }
 
 func called(c docker.Summary) string {

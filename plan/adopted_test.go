@@ -24,6 +24,44 @@ func TestTook(t *testing.T) {
 	}
 }
 
+// TestOf: what was taken over as it ran, or under another name, stands for its resource like what was made for it; what
+// somebody else declares, or nobody took over, does not.
+func TestOf(t *testing.T) {
+	entry := func(id schema.ID, e Entry) *Entry { e.Resource, e.Fleet = id, "f"; return &e }
+	units := []Unit{{Service: "d", Container: "called"}}
+	for _, c := range []struct {
+		name   string
+		id     schema.ID
+		was    schema.ID
+		c      Container
+		ledger []*Entry
+		want   bool
+	}{
+		{"labelled", "stack/s", "", Container{Resource: "stack/s", Fleet: "f"}, nil, true},
+		{"of another fleet", "stack/s", "", Container{Resource: "stack/s", Fleet: "g"}, nil, false},
+		{"half done", "stack/s", "", Container{Resource: "stack/s", Fleet: "f", Leftover: "backup"}, nil, false},
+		{"former name", "stack/s", "", Container{Resource: "stack/o", Fleet: "f"}, []*Entry{entry("stack/s", Entry{Was: "stack/o"})}, true},
+		{"former name declared anew", "stack/s", "", Container{Resource: "stack/o", Fleet: "f"}, []*Entry{entry("stack/s", Entry{Was: "stack/o"}), entry("stack/o", Entry{})}, false},
+		{"former name, ledger lost", "stack/s", "stack/o", Container{Resource: "stack/o", Fleet: "f"}, nil, true},
+		{"adopted project", "stack/s", "", Container{ID: "x", Project: "p"}, []*Entry{entry("stack/s", Entry{Adopted: true, Project: "p"})}, true},
+		{"adopted by id", "stack/s", "", Container{ID: "x", Project: "p"}, []*Entry{entry("stack/s", Entry{Adopted: true, Project: "p", Containers: []string{"x"}})}, true},
+		{"another container", "stack/s", "", Container{ID: "y", Project: "p"}, []*Entry{entry("stack/s", Entry{Adopted: true, Project: "p", Containers: []string{"x"}})}, false},
+		{"another project", "stack/s", "", Container{ID: "x", Project: "q"}, []*Entry{entry("stack/s", Entry{Adopted: true, Project: "p"})}, false},
+		{"not adopted", "stack/s", "", Container{ID: "x", Project: "p"}, []*Entry{entry("stack/s", Entry{Project: "p"})}, false},
+		{"adopted deployment", "deployment/d", "", Container{Name: "called"}, []*Entry{entry("deployment/d", Entry{Adopted: true, Units: units})}, true},
+		{"its name in a project", "deployment/d", "", Container{Name: "called", Project: "p"}, []*Entry{entry("deployment/d", Entry{Adopted: true, Units: units})}, false},
+		{"nobody's", "deployment/d", "", Container{Name: "called"}, nil, false},
+	} {
+		s := ServerState{Containers: []Container{c.c}, Ledger: map[schema.ID]*Entry{}}
+		for _, e := range c.ledger {
+			s.Ledger[e.Resource] = e
+		}
+		if got := len(s.Of(c.id, c.was, "f")) == 1; got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 // TestMovedFolder: the folder a service uses is told by its own container, else by the ledger.
 func TestMovedFolder(t *testing.T) {
 	old := &Container{Service: "a", WorkDir: "/old"}

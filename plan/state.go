@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/varanhq/varan/schema"
@@ -30,6 +32,43 @@ type ServerState struct {
 	Engine string `json:"engine,omitempty"`
 	// Agent is the agent itself; nil = it does not tell, for it is too old.
 	Agent *AgentState `json:"agent,omitempty"`
+}
+
+// Of are the containers that stand for a resource: those labelled with it, those that still bear its former name, and
+// those it took over as they ran. What varan left half done is none. was is the former name that is declared, "" = the
+// ledger alone knows.
+func (s *ServerState) Of(id, was schema.ID, fleet string) []*Container {
+	var out []*Container
+	for i := range s.Containers {
+		if c := &s.Containers[i]; c.Leftover == "" && s.belongs(c, id, was, fleet) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (s *ServerState) belongs(c *Container, id, was schema.ID, fleet string) bool {
+	if c.Resource == id || was != "" && c.Resource == was && s.Ledger[was] == nil {
+		return c.Fleet == fleet
+	}
+	e := s.Ledger[id]
+	switch {
+	case e == nil || e.Fleet != fleet:
+		return false
+	case c.Resource == "" && c.Fleet == "":
+		return e.took(c) && (len(e.Containers) > 0 || e.names(c))
+	case c.Fleet != fleet || s.Ledger[c.Resource] != nil:
+		return false
+	}
+	return c.Resource == e.Was || e.Adopted && c.Resource.Kind() == id.Kind() && e.names(c)
+}
+
+// names reports whether a container bears a name that the entry's have.
+func (e *Entry) names(c *Container) bool {
+	if e.Project != "" {
+		return c.Project == e.Project && !c.OneOff
+	}
+	return c.Project == "" && slices.ContainsFunc(e.Units, func(u Unit) bool { return cmp.Or(u.Container, u.Service) == c.Name })
 }
 
 // An AgentState is the program a host's agent runs.

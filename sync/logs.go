@@ -30,6 +30,7 @@ func (d *Daemon) Logs(ctx context.Context, req LogsRequest, w io.Writer) error {
 		Service: req.Service, Tail: req.Tail, Since: req.Since, Follow: req.Follow, Millis: protocol.LogsMaxWait}
 	values := map[string]string{}
 	if r := d.root.reading(); r != nil {
+		q.Was = was(r.config, req.Resource)
 		if p, err := r.payload(ctx, req.Resource, nil, nil, false); err == nil {
 			q.Secrets = p.Secrets
 		}
@@ -82,10 +83,8 @@ func (d *Daemon) printingServer(req LogsRequest) (string, error) {
 	}
 	if s.state != nil {
 		for _, name := range sortedKeys(s.state.Servers) {
-			for _, c := range s.state.Servers[name].Containers {
-				if c.Resource == req.Resource && c.Fleet == s.fleetLocked() {
-					return s.agentOf(name), nil
-				}
+			if len(s.state.Servers[name].Of(req.Resource, "", s.fleetLocked())) > 0 {
+				return s.agentOf(name), nil
 			}
 		}
 	}

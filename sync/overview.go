@@ -112,11 +112,7 @@ func resourceStatus(s *syncer, step *plan.Step) ResourceStatus {
 		return rs
 	}
 	var states []string
-	for i := range server.Containers {
-		c := &server.Containers[i]
-		if c.Resource != step.Resource || c.Fleet != s.fleetLocked() || c.Leftover != "" {
-			continue
-		}
+	for _, c := range server.Of(step.Resource, was(s.lastRead.config, step.Resource), s.fleetLocked()) {
 		rs.Commit = c.Commit
 		states = append(states, containerState(c))
 	}
@@ -125,6 +121,14 @@ func resourceStatus(s *syncer, step *plan.Step) ResourceStatus {
 		rs.State = "held"
 	}
 	return rs
+}
+
+// was is the former name that a resource declares.
+func was(c *schema.Config, id schema.ID) schema.ID {
+	if r := c.Get(id); r != nil && r.Was != "" {
+		return schema.NewID(r.Kind, r.Was)
+	}
+	return ""
 }
 
 // fleetLocked is fleet for who holds s.mu.

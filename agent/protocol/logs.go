@@ -19,6 +19,7 @@ type Logs struct {
 	Stream   string    `json:"stream"` // an id that the asker made
 	Fleet    string    `json:"fleet"`
 	Resource schema.ID `json:"resource"`
+	Was      schema.ID `json:"was,omitempty"`     // its former name, if one is declared
 	Service  string    `json:"service,omitempty"` // of this one only
 	Tail     int       `json:"tail,omitempty"`    // lines of each container; 0 = 100
 	Since    string    `json:"since,omitempty"`   // a time or a duration, as docker logs takes it

@@ -375,6 +375,9 @@ type flusher struct {
 }
 
 func (f *flusher) Write(p []byte) (int, error) {
+	if len(p) == 0 { // would begin the answer, and an error could not be told any more
+		return 0, nil
+	}
 	n, err := f.w.Write(p)
 	f.wrote = f.wrote || n > 0
 	_ = f.rc.Flush()

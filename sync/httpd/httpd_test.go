@@ -79,6 +79,10 @@ func (f *fake) RunNow(context.Context, schema.ID, string, func(apply.Event)) (*a
 }
 func (f *fake) Sync(context.Context, string) error { return nil }
 func (f *fake) Logs(_ context.Context, req sync.LogsRequest, w io.Writer) error {
+	if req.Resource == "stack/gone" {
+		_, err := w.Write(nil) // nothing was printed before it failed
+		return errors.Join(errors.New("no container is there"), err)
+	}
 	_, err := io.WriteString(w, "printed by "+string(req.Resource)+"\n")
 	return err
 }
@@ -157,6 +161,10 @@ func TestSocket(t *testing.T) {
 	var b bytes.Buffer
 	if err := c.Logs(ctx, sync.LogsRequest{Resource: "stack/a"}, &b); err != nil || b.String() != "printed by stack/a\n" {
 		t.Errorf("logs %q, %v", b.String(), err)
+	}
+	b.Reset()
+	if err := c.Logs(ctx, sync.LogsRequest{Resource: "stack/gone"}, &b); err == nil || b.Len() > 0 {
+		t.Errorf("logs of nothing: %q, %v", b.String(), err)
 	}
 	for _, err := range []error{c.Hold(ctx, sync.HoldRequest{Resource: "stack/a"}), c.Pause(ctx, sync.PauseRequest{}), c.Cancel(ctx, ""), c.Approve(ctx, "1:a", "me")} {
 		if err != nil {

@@ -135,6 +135,7 @@ settle = "0s"
 	w.wantActions(map[string]plan.Action{"deployment/ID-web": plan.Adopt})
 	w.apply()
 	w.sameIDs("after amnesia", before)
+	w.seenRunning("deployment/ID-web")
 
 	// Somebody makes it anew by hand, otherwise: it is not what was adopted.
 	if err := w.docker.ContainerRemove(t.Context(), before[w.id+"-web"], container.RemoveOptions{Force: true}); err != nil {
@@ -301,6 +302,7 @@ func TestWas(t *testing.T) {
 		t.Errorf("touched %v", touched)
 	}
 	w.wantActions(nil)
+	w.seenRunning("stack/ID-new", "deployment/ID-dnew")
 	// With the rename forgotten in Git too, the ledger still knows.
 	w.replace("s.toml", `was = "ID-old"`, "")
 	w.replace("d.toml", `was = "ID-dold"`, "")
@@ -309,6 +311,7 @@ func TestWas(t *testing.T) {
 	w.replace("d.toml", "\n[deployment.config]", "was = \"ID-dold\"\n[deployment.config]")
 	w.forget()
 	w.wantActions(nil)
+	w.seenRunning("stack/ID-new", "deployment/ID-dnew")
 	w.replace("app/compose.yaml", "stop_signal: SIGKILL", "stop_signal: SIGKILL\n    environment: { A: b }")
 	dir := before[w.id+"-p-a-1"].Labels["com.docker.compose.project.working_dir"]
 	w.apply()
@@ -316,6 +319,35 @@ func TestWas(t *testing.T) {
 		t.Errorf("after a change: %v, before in %s", now, dir)
 	}
 	w.wantActions(nil)
+}
+
+// seenRunning fails unless a daemon says that the resources run, and finds what their containers print.
+func (w *world) seenRunning(ids ...string) {
+	w.t.Helper()
+	w.commit("as it is")
+	stop := w.serve()
+	defer stop()
+	w.settled()
+	var s struct {
+		Resources []struct{ Resource, State string } `json:"resources"`
+	}
+	r := w.varan("status", "--json")
+	if err := json.Unmarshal([]byte(r.stdout), &s); err != nil {
+		w.t.Fatal(err, r.stdout, r.stderr)
+	}
+	states := map[string]string{}
+	for _, res := range s.Resources {
+		states[res.Resource] = res.State
+	}
+	for _, id := range ids {
+		id = w.named(id)
+		if states[id] != "running" {
+			w.t.Errorf("%s is %q", id, states[id])
+		}
+		if r := w.varan("logs", id); r.exit != 0 {
+			w.t.Errorf("logs %s: exit %d\n%s%s", id, r.exit, r.stdout, r.stderr)
+		}
+	}
 }
 
 // TestDirectories: a bind mount's data never disappears silently.
