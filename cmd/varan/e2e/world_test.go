@@ -38,8 +38,23 @@ var (
 	buildRace = sync.OnceValues(func() (string, error) { return build("CGO_ENABLED=1", "-race") })
 )
 
+// binaries is where they lie while the tests run.
+var binaries string
+
+// TestMain takes the binaries away: each has a hundred megabytes.
+func TestMain(m *testing.M) {
+	var err error
+	if binaries, err = os.MkdirTemp("", "varan-e2e-bin"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(binaries)
+	os.Exit(code)
+}
+
 func build(env string, flags ...string) (string, error) {
-	dir, err := os.MkdirTemp("", "varan-e2e-bin")
+	dir, err := os.MkdirTemp(binaries, "")
 	if err != nil {
 		return "", err
 	}
