@@ -4,16 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	docker "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/varanhq/varan/agent/container"
 	"github.com/varanhq/varan/agent/protocol"
 	"github.com/varanhq/varan/plan"
 	"github.com/varanhq/varan/schema"
@@ -241,6 +245,54 @@ func TestHalfMade(t *testing.T) {
 	h.must(again)
 	if now := h.container("web"); now.ID != c.ID || now.Status != "running" || now.Leftover != "" {
 		t.Errorf("taken up: %+v", now)
+	}
+}
+
+// unfinished is an engine that lists a container and keeps its name while it still makes it, and cannot be asked about it
+// the first few times.
+type unfinished struct {
+	client.APIClient
+	what []string // its name and id
+	left atomic.Int64
+}
+
+func (u *unfinished) ContainerInspect(ctx context.Context, id string) (docker.InspectResponse, error) {
+	if slices.Contains(u.what, id) && u.left.Add(-1) >= 0 {
+		return docker.InspectResponse{}, fmt.Errorf("no such container: %s: %w", id, errdefs.ErrNotFound)
+	}
+	return u.APIClient.ContainerInspect(ctx, id)
+}
+
+// TestStillBeingMade: what a killed process asked for a moment ago, and the engine has not finished, is waited for and
+// not made a second time.
+func TestStillBeingMade(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.deploy("web")
+	first := h.container("web").ID
+	h.stop()
+	h.wrap = func(api client.APIClient) client.APIClient {
+		return &dying{APIClient: api, at: 1, after: true, kill: func() { h.cancel() }}
+	}
+	h.start()
+	change := h.config(func(c *schema.DeploymentConfig) { c.Environment = []schema.KV{{Key: "NEW", Value: "1"}} })
+	op := h.op("web", protocol.Deploy, change, plan.Recreate)
+	h.agent.Submit(t.Context(), op)
+	if _, err := h.agent.Wait(t.Context(), op.ID); err == nil {
+		t.Fatal("it was not killed")
+	}
+	h.stop()
+	half, err := h.api.ContainerInspect(t.Context(), h.name("web")+container.NewSuffix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	making := &unfinished{what: []string{half.ID, h.name("web") + container.NewSuffix}}
+	h.wrap = func(api client.APIClient) client.APIClient { making.APIClient = api; return making }
+	h.start()
+	making.left.Store(3)
+	h.must(op)
+	if now := h.container("web"); now.ID != half.ID || now.ID == first {
+		t.Errorf("%s runs, half made was %s, before it %s", now.ID, half.ID, first)
 	}
 }
 

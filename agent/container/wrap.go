@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types"
@@ -171,36 +172,56 @@ func (w *wrapped) ContainerCreate(ctx context.Context, config *container.Config,
 	return res, nil
 }
 
-// create makes the container, or takes the one an earlier process made for the very same request.
+// madeWithin is how long the engine may take to finish a container that a killed process asked for.
+const madeWithin = 15 * time.Second
+
+// create makes the container, or takes the one an earlier process made for the very same request. That may still be in
+// the making: the engine lists it and keeps its name, and cannot be asked about it yet.
 func (w *wrapped) create(ctx context.Context, config *container.Config, host *container.HostConfig, net *network.NetworkingConfig, platform *ocispec.Platform, as string) (container.CreateResponse, error) {
-	if id, ok := w.run.leftovers[as]; ok {
-		differs := w.differs(ctx, id, config, host)
-		if differs == "" {
-			return container.CreateResponse{ID: id}, nil
+	left, look := w.run.leftovers[as]
+	for began := time.Now(); ; look = true {
+		var there container.InspectResponse
+		var err error
+		if look {
+			there, err = w.APIClient.ContainerInspect(ctx, as)
 		}
-		w.run.engine.log.Info("a half-made container is not what is asked for now and is made anew", "resource", w.run.job.Resource, "container", as, "differs", differs)
-		if err := w.APIClient.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !errdefs.IsNotFound(err) {
-			return container.CreateResponse{}, fmt.Errorf("remove half-made container %s: %w", as, err)
+		gone := errdefs.IsNotFound(err)
+		switch {
+		case !look || gone:
+		case err != nil:
+			return container.CreateResponse{}, fmt.Errorf("look at half-made container %s: %w", as, err)
+		case there.State == nil || there.Config == nil:
+		case there.ID != left && (there.State.Status != "created" || !w.run.job.Owns(there.ID, as, there.Config.Labels)):
+			// Somebody else's, or in use: the engine says so.
+		default:
+			differs := w.differs(ctx, there, config, host)
+			if differs == "" {
+				return container.CreateResponse{ID: there.ID}, nil
+			}
+			w.run.engine.log.Info("a half-made container is not what is asked for now and is made anew", "resource", w.run.job.Resource, "container", as, "differs", differs)
+			if err := w.APIClient.ContainerRemove(ctx, there.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !errdefs.IsNotFound(err) {
+				return container.CreateResponse{}, fmt.Errorf("remove half-made container %s: %w", as, err)
+			}
+		}
+		res, err := w.APIClient.ContainerCreate(ctx, config, host, net, platform, as)
+		if !errdefs.IsConflict(err) || look && !gone || time.Since(began) > madeWithin {
+			return res, err
+		}
+		if !look {
+			continue
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return res, context.Cause(ctx)
 		}
 	}
-	res, err := w.APIClient.ContainerCreate(ctx, config, host, net, platform, as)
-	if errdefs.IsConflict(err) {
-		// A killed process may have asked for it a moment ago.
-		if c, ierr := w.APIClient.ContainerInspect(ctx, as); ierr == nil && w.differs(ctx, c.ID, config, host) == "" {
-			return container.CreateResponse{ID: c.ID}, nil
-		}
-	}
-	return res, err
 }
 
 // differs tells in what the half-made container is not what is asked for now, "" = it is.
-func (w *wrapped) differs(ctx context.Context, id string, config *container.Config, host *container.HostConfig) string {
-	c, err := w.APIClient.ContainerInspect(ctx, id)
-	switch {
-	case err != nil || c.Config == nil || c.HostConfig == nil:
-		return fmt.Sprintf("it cannot be looked at: %v", err)
-	case c.State.Status != "created":
-		return "it is " + c.State.Status
+func (w *wrapped) differs(ctx context.Context, c container.InspectResponse, config *container.Config, host *container.HostConfig) string {
+	if c.HostConfig == nil || c.State.Status != "created" {
+		return "state"
 	}
 	for k, v := range config.Labels {
 		if c.Config.Labels[k] != v {
