@@ -381,7 +381,29 @@ func (d *Daemon) Apply(ctx context.Context, req ApplyRequest, events func(apply.
 			events(e)
 		}
 	})
+	d.root.relieve(res)
 	return p, res, err
+}
+
+// relieve forgets the failures of what a person carried out from a folder since, and looks again, for what is told of
+// it is not so any more. The caller has runLock.
+func (f *follower) relieve(res *apply.Result) {
+	if res == nil {
+		return
+	}
+	failures, waits := maps.Clone(f.failures), maps.Clone(f.waits)
+	for _, st := range res.Steps {
+		if st.Status == apply.StatusDone {
+			delete(failures, st.Resource)
+			delete(waits, st.Resource)
+		}
+	}
+	f.failures, f.waits = failures, waits
+	f.disturb()
+	select {
+	case f.stirred <- struct{}{}:
+	default:
+	}
 }
 
 // whenStopping calls f when the daemon begins to stop, unless the function it returns was called before.

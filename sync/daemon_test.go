@@ -499,6 +499,34 @@ func TestStatusOfFailures(t *testing.T) {
 	})
 }
 
+// TestFailureMendedFromFolder: what a person carried out from a folder does not stay held for having failed before.
+func TestFailureMendedFromFolder(t *testing.T) {
+	w := follow(t, func(o *Options) { o.Timing.RetryMin, o.Timing.RetryMax = time.Hour, time.Hour })
+	fails := func(op protocol.Op) *protocol.Outcome {
+		if op.Verb == protocol.Prepare {
+			return &protocol.Outcome{ID: op.ID, Status: protocol.Failed, Error: "registry down"}
+		}
+		return nil
+	}
+	w.host.outcome = fails
+	w.git.Push(map[string]string{"a.toml": deployment("a", "1")})
+	w.start()
+	w.until("failed", func(s Status) bool { return len(s.Holds) == 1 && s.Syncs[0].State == "retrying" })
+	w.host.mu.Lock()
+	w.host.outcome = nil
+	w.host.mu.Unlock()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.toml"), []byte(deployment("a", "1")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, res, err := w.Apply(t.Context(), ApplyRequest{PlanRequest: PlanRequest{Dir: dir}}, nil); err != nil || !res.OK() {
+		t.Fatal(res, err)
+	}
+	w.until("mended", func(s Status) bool {
+		return len(s.Holds) == 0 && s.Problem == "" && s.Syncs[0].State == "ok" && s.Resources[0].State == "running"
+	})
+}
+
 func TestRetriesWhatStoppedNothing(t *testing.T) {
 	w := follow(t)
 	tries := 0
