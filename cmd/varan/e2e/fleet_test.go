@@ -264,6 +264,10 @@ func (f *aFleet) killed(d *daemon) *daemon {
 		if round%20 == 19 {
 			f.t.Logf("%d rounds", round+1)
 		}
+		if end, ok := f.t.Deadline(); ok && time.Until(end) < 3*time.Minute {
+			f.t.Logf("no time for more than %d rounds", round+1)
+			break
+		}
 	}
 	f.settled()
 	before := f.running()
