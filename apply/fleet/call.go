@@ -338,7 +338,13 @@ func (h *Hub) accept(m *wire.Manifest) error {
 	if m.From != m.Agent || h.servers[m.From] == "" {
 		return wire.Refusal("not an agent of this fleet")
 	}
-	h.front.heard(m.From)
+	if h.front.heard(m.From) { // what it told when it came may have been lost on its way through the cluster
+		h.changedLocked(m.From)
+		select {
+		case h.changed <- h.servers[m.From]:
+		default:
+		}
+	}
 	switch m.Kind {
 	case wire.Here, wire.Changed, wire.Progress, wire.Figures:
 		if m.Chunks > 1 || m.To == "" && (m.Kind == wire.Progress || m.Kind == wire.Figures) {

@@ -317,7 +317,7 @@ func (h *Hub) openBucket(ctx context.Context) (made bool, err error) {
 		return false, err
 	}
 	kv, err = h.js.CreateKeyValue(ctx, conf)
-	if tooFew(err) {
+	if h.one(err) {
 		conf.Replicas = 1
 		kv, err = h.js.CreateKeyValue(ctx, conf)
 	}
@@ -328,16 +328,31 @@ func (h *Hub) openBucket(ctx context.Context) (made bool, err error) {
 	return true, nil
 }
 
-// tooFew reports whether the cluster has not enough servers for so many replicas.
-func tooFew(err error) bool {
+// fewFor is how long a cluster may say that it has too few servers for three replicas before that is believed: servers
+// that only just started do not know of each other yet.
+const fewFor = 5 * time.Second
+
+// one reports whether err says that there can be one replica only.
+func (h *Hub) one(err error) bool {
 	var e *jetstream.APIError
-	return errors.As(err, &e) && (e.ErrorCode == 10005 || e.ErrorCode == 10074)
+	if !errors.As(err, &e) || e.ErrorCode != 10005 && e.ErrorCode != 10074 {
+		return false
+	}
+	if e.ErrorCode == 10074 { // a server that is in no cluster
+		return true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.few.IsZero() {
+		h.few = time.Now()
+	}
+	return time.Since(h.few) > fewFor
 }
 
 func (h *Hub) bucketIs(kv jetstream.KeyValue, replicas int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.bucket, h.replicas = kv, replicas
+	h.bucket, h.replicas, h.few = kv, replicas, time.Time{}
 }
 
 func (h *Hub) kv() jetstream.KeyValue {
@@ -404,6 +419,7 @@ func (h *Hub) Lead(t *lease.Tenure) (rest func(), err error) {
 		_ = sub.Unsubscribe()
 		return nil, fmt.Errorf("listen to agents: %w", err)
 	}
+	h.contacts.begin()
 	h.mu.Lock()
 	h.tenure, h.greeted, h.rollDue = t, make(map[string]bool), false
 	clear(h.sessions)
@@ -525,11 +541,22 @@ func (c *contacts) entered(key string, from netip.Addr) {
 	c.get(key).from = from
 }
 
-func (c *contacts) heard(key string) {
+func (c *contacts) heard(key string) (came bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := c.get(key)
+	came = !k.there
 	k.heard, k.there, k.missed = time.Now(), true, 0
+	return came
+}
+
+// begin forgets who was there in an earlier tenure.
+func (c *contacts) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.byKey {
+		k.there, k.missed = false, 0
+	}
 }
 
 // due reports whether an agent was not heard of for a heartbeat.

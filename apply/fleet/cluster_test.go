@@ -330,7 +330,7 @@ func TestClusterQuorum(t *testing.T) {
 	}
 	c.Stop(0)
 	c.Stop(1)
-	within(t, "nobody leads", 20*time.Second, func() bool { return a.now() == nil || !a.now().Held() })
+	within(t, "nobody leads", 40*time.Second, func() bool { return a.now() == nil || !a.now().Held() })
 	within(t, "it is said why", 20*time.Second, func() bool { st := a.lease.Status(); return !st.Leading && st.Trouble != "" })
 	c.Start()
 	within(t, "a leads again", 40*time.Second, func() bool { now := a.now(); return now != nil && now.Held() })

@@ -366,8 +366,8 @@ func (g *gate) passed(nonce, key string) {
 	}
 }
 
-// heard needs no note: a connection that ends is seen to end.
-func (g *gate) heard(string) {}
+// heard needs no note: a connection is seen to begin and to end.
+func (g *gate) heard(string) bool { return false }
 
 // connected tells from where the agent with this key is connected.
 func (g *gate) connected(key string) (from netip.Addr, ok bool) {

@@ -93,6 +93,7 @@ type Hub struct {
 	greeted   map[string]bool     // agents met in this tenure, by public key
 	bucket    jetstream.KeyValue  // of the cluster
 	replicas  int                 // of each stream there
+	few       time.Time           // since when the cluster says that it has few servers, zero = it does not
 	troubles  map[string]string   // what is wrong with the cluster
 	serial    uint64              // of the roll
 	rollDue   bool                // the roll is not yet as decided here
@@ -104,7 +105,8 @@ type Hub struct {
 type front interface {
 	// connected tells from where the agent with this key is connected, if that is known.
 	connected(key string) (from netip.Addr, ok bool)
-	heard(key string)
+	// heard notes that an agent said something; came tells that it was not known to be there.
+	heard(key string) (came bool)
 	unlock() // lets agents in from now on
 	shut()
 }
