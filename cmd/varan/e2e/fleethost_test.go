@@ -174,7 +174,9 @@ func (f *aFleet) newHost(name string, i int) *hostOf {
 func (h *hostOf) gone() {
 	_ = run("ip", "link", "del", h.wire)
 	_ = run("ip", "netns", "del", h.ns)
-	_ = syscall.Unmount(filepath.Join(h.dir, "e", "netns", "default"), syscall.MNT_DETACH) // of containers in the host's network
+	for syscall.Unmount(filepath.Join(h.dir, "e", "netns", "default"), syscall.MNT_DETACH) == nil {
+		// One lies there for each start of a container in the host's network.
+	}
 	_ = os.RemoveAll(h.dir)
 }
 
