@@ -43,6 +43,9 @@ func HostRoot(ctx context.Context, root, dockerHost string) (string, error) {
 			continue // the container of another engine, or a host name that is also a container's
 		}
 		if err != nil {
+			if client.IsErrConnectionFailed(err) {
+				return "", fmt.Errorf("no Docker engine answers at %s: %w", c.DaemonHost(), err)
+			}
 			return "", fmt.Errorf("ask the Docker engine about the container varan runs in: %w", err)
 		}
 		if !us(info) {

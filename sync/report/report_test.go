@@ -122,6 +122,8 @@ func sampleResult() *apply.Result {
 func TestResult(t *testing.T) {
 	golden(t, "result.txt", Result(sampleResult(), Terminal{}))
 	golden(t, "result-ok.txt", Result(&apply.Result{Status: apply.StatusDone, Millis: 61_000, Steps: sampleResult().Steps[:1]}, Terminal{}))
+	golden(t, "result-hint.txt", Result(&apply.Result{Status: apply.StatusDone, Millis: 300, Steps: []apply.StepResult{
+		{Resource: "stack/gone", Server: "local", Action: plan.Remove, Status: apply.StatusDone, Hint: "it stays\nthat too"}}}, Terminal{}))
 }
 
 func TestLive(t *testing.T) {

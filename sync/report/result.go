@@ -11,7 +11,7 @@ import (
 )
 
 // Result is how a run went: what failed first, with what to do, then the count. Steps that went well are not
-// listed again: the live lines told them.
+// listed again, the live lines told them, but for what somebody should know of them.
 func Result(r *apply.Result, t Terminal) string {
 	var b strings.Builder
 	k := t.ink()
@@ -35,6 +35,12 @@ func Result(r *apply.Result, t Terminal) string {
 	for _, s := range r.Steps {
 		if s.Status == apply.StatusNotTried && s.Because == "" && s.Action.Changes() {
 			b.WriteString(k.paint(k.magenta, Escape(string(s.Resource))+" was not tried") + colon(Escape(s.Why)) + "\n")
+		}
+	}
+	for _, s := range r.Steps {
+		if s.Status == apply.StatusDone && s.Hint != "" {
+			b.WriteString(k.paint(k.yellow, Escape(string(s.Resource))+onServer(s.Server)) + "\n")
+			writeHint(&b, s.Hint, k, t)
 		}
 	}
 	for _, a := range r.Asks {
@@ -88,11 +94,7 @@ func writeFailure(b *strings.Builder, s apply.StepResult, held []string, k ink, 
 	case apply.StatusUnknown:
 		verb = " has no known outcome"
 	}
-	where := ""
-	if s.Server != "" {
-		where = " on " + Escape(s.Server)
-	}
-	b.WriteString(k.paint(k.red, Escape(string(s.Resource))+where+verb) + colon(Escape(s.Error)) + "\n")
+	b.WriteString(k.paint(k.red, Escape(string(s.Resource))+onServer(s.Server)+verb) + colon(Escape(s.Error)) + "\n")
 	var facts []string
 	switch {
 	case s.Status == apply.StatusRolledBack:
@@ -118,13 +120,7 @@ func writeFailure(b *strings.Builder, s apply.StepResult, held []string, k ink, 
 			b.WriteString("   " + l + "\n")
 		}
 	}
-	if s.Hint != "" {
-		for _, h := range strings.Split(s.Hint, "\n") {
-			for _, l := range wrap(Escape(h), max(0, t.Width-3)) {
-				b.WriteString("   " + k.paint(k.cyan, l) + "\n")
-			}
-		}
-	}
+	writeHint(b, s.Hint, k, t)
 	if tail := strings.TrimRight(s.Tail, "\n"); tail != "" {
 		lines := strings.Split(tail, "\n")
 		if len(lines) > 10 {
@@ -134,6 +130,24 @@ func writeFailure(b *strings.Builder, s apply.StepResult, held []string, k ink, 
 			b.WriteString("   " + k.paint(k.dim, "| "+clip(Escape(strings.TrimRight(l, "\r")), max(0, t.Width-5))) + "\n")
 		}
 	}
+}
+
+func writeHint(b *strings.Builder, hint string, k ink, t Terminal) {
+	if hint == "" {
+		return
+	}
+	for _, h := range strings.Split(hint, "\n") {
+		for _, l := range wrap(Escape(h), max(0, t.Width-3)) {
+			b.WriteString("   " + k.paint(k.cyan, l) + "\n")
+		}
+	}
+}
+
+func onServer(name string) string {
+	if name == "" {
+		return ""
+	}
+	return " on " + Escape(name)
 }
 
 func colon(s string) string {
