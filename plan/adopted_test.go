@@ -43,6 +43,8 @@ func TestOf(t *testing.T) {
 		{"former name", "stack/s", "", Container{Resource: "stack/o", Fleet: "f"}, []*Entry{entry("stack/s", Entry{Was: "stack/o"})}, true},
 		{"former name declared anew", "stack/s", "", Container{Resource: "stack/o", Fleet: "f"}, []*Entry{entry("stack/s", Entry{Was: "stack/o"}), entry("stack/o", Entry{})}, false},
 		{"former name, ledger lost", "stack/s", "stack/o", Container{Resource: "stack/o", Fleet: "f"}, nil, true},
+		{"former name, not taken over yet", "stack/s", "stack/o", Container{Resource: "stack/o", Fleet: "f"}, []*Entry{entry("stack/o", Entry{})}, true},
+		{"former name, of another fleet", "stack/s", "stack/o", Container{Resource: "stack/o", Fleet: "g"}, nil, false},
 		{"adopted project", "stack/s", "", Container{ID: "x", Project: "p"}, []*Entry{entry("stack/s", Entry{Adopted: true, Project: "p"})}, true},
 		{"adopted by id", "stack/s", "", Container{ID: "x", Project: "p"}, []*Entry{entry("stack/s", Entry{Adopted: true, Project: "p", Containers: []string{"x"}})}, true},
 		{"another container", "stack/s", "", Container{ID: "y", Project: "p"}, []*Entry{entry("stack/s", Entry{Adopted: true, Project: "p", Containers: []string{"x"}})}, false},

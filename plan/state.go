@@ -48,7 +48,7 @@ func (s *ServerState) Of(id, was schema.ID, fleet string) []*Container {
 }
 
 func (s *ServerState) belongs(c *Container, id, was schema.ID, fleet string) bool {
-	if c.Resource == id || was != "" && c.Resource == was && s.Ledger[was] == nil {
+	if c.Resource == id || was != "" && c.Resource == was {
 		return c.Fleet == fleet
 	}
 	e := s.Ledger[id]

@@ -123,10 +123,12 @@ func resourceStatus(s *syncer, step *plan.Step) ResourceStatus {
 	return rs
 }
 
-// was is the former name that a resource declares.
+// was is the former name that a resource declares, unless another has that name now.
 func was(c *schema.Config, id schema.ID) schema.ID {
 	if r := c.Get(id); r != nil && r.Was != "" {
-		return schema.NewID(r.Kind, r.Was)
+		if id := schema.NewID(r.Kind, r.Was); c.Get(id) == nil {
+			return id
+		}
 	}
 	return ""
 }
