@@ -32,14 +32,6 @@ type Follower interface {
 	Started(ctx context.Context, api client.APIClient, service, id string) error
 }
 
-// CreatorFunc is a function as a Creator.
-type CreatorFunc func(ctx context.Context, api client.APIClient, services []string) error
-
-// Create calls f.
-func (f CreatorFunc) Create(ctx context.Context, api client.APIClient, services []string) error {
-	return f(ctx, api, services)
-}
-
 // Conditions of a [Need], as compose spells them.
 const (
 	Started   = "service_started"

@@ -55,12 +55,6 @@ const CommentLimit = 65_536
 // line is this and we wrote it: anybody can write the line.
 func Marker(fleet string) string { return "<!-- varan:" + markerText(fleet) + " -->" }
 
-// HasMarker reports whether the first line of a comment is the fleet's Marker.
-func HasMarker(body, fleet string) bool {
-	line, _, _ := strings.Cut(body, "\n")
-	return strings.TrimSpace(line) == Marker(fleet)
-}
-
 // markerText is one word that cannot end an HTML comment.
 func markerText(s string) string {
 	var b strings.Builder

@@ -41,19 +41,6 @@ func NotPreviewed(why string, a About) string {
 	return s.b.String()
 }
 
-// Applying is the comment while a merged plan is carried out.
-func Applying(p *plan.Plan, a About) string {
-	s := newSheet(a.limit)
-	s.add(Marker(a.Fleet) + "\n")
-	s.part(a.title("apply", "⏳ under way · "+dots(changing(p.Summary))))
-	foot := a.foot(planFacts(p)...)
-	s.left -= size(foot) + 2
-	a.body(s, p, nil)
-	s.left += size(foot) + 2
-	s.add(foot)
-	return s.b.String()
-}
-
 func (a About) commit(p *plan.Plan) string {
 	if a.Commit != "" {
 		return a.Commit
@@ -73,17 +60,6 @@ func (a About) headline(p *plan.Plan) string {
 		return "nothing to do · " + dots(p.Summary)
 	}
 	return dots(p.Summary)
-}
-
-// changing leaves out of a summary what is left alone.
-func changing(s plan.Summary) plan.Summary {
-	out := plan.Summary{}
-	for a, n := range s {
-		if a.Changes() {
-			out[a] = n
-		}
-	}
-	return out
 }
 
 // next says what a merge brings about.
